@@ -1,0 +1,170 @@
+"""What a worker and its engine process say to each other.
+
+Messages are msgspec Structs, sent as length-prefixed MessagePack frames (`engine.framing`) over a socket pair. They are
+the only coupling between the two.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+from engine.params import SamplingParams
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+class ChatTurn(msgspec.Struct, frozen=True):
+    """One turn of a conversation, as the model's chat template takes it."""
+
+    role: str
+    content: str
+
+
+# ---------------------------------------------------------------- worker → engine
+
+
+class Generate(msgspec.Struct, frozen=True, tag="generate"):
+    """Start one completion.
+
+    Exactly one of `text` and `messages` is set. Unless `raw`, a model with a chat template gets `text` as a user turn.
+    `priority`: higher goes first among the waiting ones. `stream`: whether `Delta` events are wanted; without it the
+    engine sends only Accepted and the end.
+    """
+
+    request_id: str
+    params: SamplingParams
+    text: str | None = None
+    messages: tuple[ChatTurn, ...] | None = None
+    system: str | None = None
+    raw: bool = False
+    priority: int = 0
+    stream: bool = True
+
+
+class Abort(msgspec.Struct, frozen=True, tag="abort"):
+    """End a completion at the next step; it is answered by Finished with reason `cancelled`, if it still ran."""
+
+    request_id: str
+
+
+class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
+    """End the engine process; what still runs is cancelled."""
+
+
+Command = Generate | Abort | Shutdown
+
+# ---------------------------------------------------------------- engine → worker
+
+
+class Accepted(msgspec.Struct, frozen=True, tag="accepted"):
+    """The prompt was tokenised, fits the context and waits for its turn."""
+
+    request_id: str
+    prompt_tokens: int
+
+
+class Delta(msgspec.Struct, frozen=True, tag="delta"):
+    """New text of a completion; whole characters only. `tokens` counts the tokens generated so far."""
+
+    request_id: str
+    text: str
+    tokens: int
+
+
+class Finished(msgspec.Struct, frozen=True, tag="finished"):
+    """The one good end of a completion.
+
+    `text` is the whole completion, `delta` the part of it not yet sent as Delta. Times are in seconds: `queue_time` from
+    arrival to the first prefill step, `prefill_time` from then to the first token, `decode_time` from the first token
+    to the last. `cached_tokens` counts the prompt tokens whose keys and values were reused.
+    """
+
+    request_id: str
+    text: str
+    delta: str
+    finish_reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    queue_time: float
+    prefill_time: float
+    decode_time: float
+
+    @property
+    def time_to_first_token(self) -> float:
+        return self.queue_time + self.prefill_time
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """The one bad end of a request. `code` is an error code of the API, `details` are safe to show to the caller."""
+
+    request_id: str
+    code: str
+    message: str
+    details: dict[str, Any] = {}
+
+
+RequestEvent = Accepted | Delta | Finished | Failed
+
+
+class Loading(msgspec.Struct, frozen=True, tag="loading"):
+    """Progress of a load, from 0 to 1."""
+
+    progress: float
+    stage: str
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """The model is loaded and requests are taken. Sizes in bytes, measured in the engine process."""
+
+    backend: str
+    architecture: str
+    parameters: int
+    vocab_size: int
+    context_length: int
+    quantization: str
+    has_chat_template: bool
+    memory_bytes: int
+    kv_cache_bytes: int
+    max_sequences: int
+    load_time: float
+
+
+class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
+    """The model could not be loaded; the process ends after this."""
+
+    code: str
+    message: str
+
+
+class Step(msgspec.Struct, frozen=True, tag="step"):
+    """Everything one engine step has to tell, with the load after it."""
+
+    events: tuple[RequestEvent, ...]
+    running: int = 0
+    waiting: int = 0
+    kv_used: float = 0.0
+
+
+EngineMessage = Loading | Ready | LoadFailed | Step
+
+
+class EngineConfig(msgspec.Struct, frozen=True):
+    """What an engine process is started with.
+
+    `model_path` is a folder with safetensors, or a GGUF file. `runner`: `torch` or `echo`. `device`: `cpu`, `cuda:N`, `mps`.
+    `quantization`: `auto`, `fp32`, `bf16`, `fp16`, `int8`, `int4`. `kv_cache_bytes`: 0 lets the engine choose.
+    `echo_delay`: seconds per step of the echo runner.
+    """
+
+    model_path: str
+    runner: Literal["torch", "echo"] = "torch"
+    device: str = "cpu"
+    quantization: str = "auto"
+    context_length: int | None = None
+    max_sequences: int = 32
+    prefill_chunk: int = 256
+    kv_cache_bytes: int = 0
+    threads: int = 0
+    prefix_caching: bool = True
+    echo_delay: float = 0.0

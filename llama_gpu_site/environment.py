@@ -1,0 +1,60 @@
+"""Typed, strict readers of environment variables; a bad value stops the start with a sentence that says how to mend it."""
+
+import os
+from pathlib import Path
+
+from django.core.exceptions import ImproperlyConfigured
+
+_TRUE = {"1", "true", "yes", "on"}
+_FALSE = {"0", "false", "no", "off"}
+
+
+def read_str(name: str, default: str, *, choices: tuple[str, ...] = ()) -> str:
+    """The variable's text; an empty one counts as unset. Raises ImproperlyConfigured for one not among `choices`."""
+    value = os.environ.get(name, "").strip() or default
+    if choices and value not in choices:
+        raise ImproperlyConfigured(f"{name} is {value!r}; set it to one of: {', '.join(repr(c) for c in choices)}.")
+    return value
+
+
+def read_bool(name: str, *, default: bool) -> bool:
+    value = os.environ.get(name, "").strip().lower()
+    if not value:
+        return default
+    if value in _TRUE | _FALSE:
+        return value in _TRUE
+    raise ImproperlyConfigured(f"{name} is {value!r}; set it to 1 or 0.")
+
+
+def read_int(name: str, default: int, *, minimum: int, maximum: int = 2**53) -> int:
+    return int(_read_number(name, default, int, minimum, maximum))
+
+
+def read_float(name: str, default: float, *, minimum: float, maximum: float = 1e12) -> float:
+    return _read_number(name, default, float, minimum, maximum)
+
+
+def read_list(name: str, default: tuple[str, ...] = ()) -> list[str]:
+    """A comma-separated list without its blanks."""
+    value = os.environ.get(name, "")
+    return [item.strip() for item in value.split(",") if item.strip()] or list(default)
+
+
+def read_path(name: str, default: Path) -> Path:
+    return Path(read_str(name, str(default))).expanduser().resolve()
+
+
+def _read_number(
+    name: str, default: float, kind: type[int] | type[float], minimum: float, maximum: float
+) -> float:
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return default
+    wanted = f"{'a whole number' if kind is int else 'a number'} from {minimum:g} to {maximum:g}"
+    try:
+        value = kind(text)
+    except ValueError:
+        raise ImproperlyConfigured(f"{name} is {text!r}; set it to {wanted}.") from None
+    if not minimum <= value <= maximum:
+        raise ImproperlyConfigured(f"{name} is {text}; set it to {wanted}.")
+    return value

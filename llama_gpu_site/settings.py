@@ -1,0 +1,233 @@
+"""Every setting of the server, read here and nowhere else. Each is described in docs/settings.md."""
+
+import secrets
+from datetime import timedelta
+from pathlib import Path
+
+import dj_database_url
+
+from llama_gpu_site.environment import read_bool, read_float, read_int, read_list, read_path, read_str
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+VERSION = "1.0.0"
+API_VERSION = "1.0"
+
+# ---------------------------------------------------------------- where things lie
+DATA_DIR = read_path("LLAMA_GPU_DATA_DIR", BASE_DIR / "data")
+MODELS_DIR = read_path("LLAMA_GPU_MODELS_DIR", DATA_DIR / "models")
+PORT = read_int("LLAMA_GPU_PORT", 5000, minimum=1, maximum=65535)
+HOST = read_str("LLAMA_GPU_HOST", "127.0.0.1")
+DEBUG = read_bool("LLAMA_GPU_DEBUG", default=False)
+
+
+def _secret_key() -> str:
+    """The configured key, or one made at the first start and kept in the data folder, readable by its owner only."""
+    configured = read_str("LLAMA_GPU_SECRET_KEY", "")
+    if configured:
+        return configured
+    path = DATA_DIR / "secret_key"
+    if not path.exists():
+        DATA_DIR.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_suffix(f".{secrets.token_hex(4)}")
+        fresh.touch(mode=0o600)
+        fresh.write_text(secrets.token_urlsafe(50))
+        try:
+            path.hardlink_to(fresh)  # the first of several processes wins; the others read what it wrote
+        except FileExistsError:
+            pass
+        finally:
+            fresh.unlink()
+    return path.read_text().strip()
+
+
+SECRET_KEY = _secret_key()
+
+# ---------------------------------------------------------------- PostgreSQL or SQLite, Redis
+_SQLITE_OPTIONS = {
+    "timeout": 20,
+    "transaction_mode": "IMMEDIATE",
+    "init_command": "PRAGMA journal_mode=WAL;PRAGMA synchronous=NORMAL;",
+}
+DATABASES = {"default": dj_database_url.parse(read_str("DATABASE_URL", f"sqlite:///{DATA_DIR / 'llama_gpu.sqlite3'}"))}
+if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
+    DATABASES["default"]["OPTIONS"] = _SQLITE_OPTIONS
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+# `make run` starts a private valkey-server and sets this for every process it supervises.
+REDIS_URL = read_str("REDIS_URL", "redis://127.0.0.1:6379/0")
+REDIS_PREFIX = read_str("LLAMA_GPU_REDIS_PREFIX", "lgpu:")
+
+# ---------------------------------------------------------------- Django
+ROOT_URLCONF = "llama_gpu_site.urls"
+ASGI_APPLICATION = "llama_gpu_site.asgi.application"
+AUTH_USER_MODEL = "accounts.User"
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+ALLOWED_HOSTS = [*LOCAL_HOSTS, *read_list("LLAMA_GPU_ALLOWED_HOSTS")]
+TRUSTED_PROXIES = read_list("LLAMA_GPU_TRUSTED_PROXIES")
+USE_TZ = True
+TIME_ZONE = "UTC"
+LANGUAGE_CODE = "en"
+APPEND_SLASH = False
+INSTALLED_APPS = [
+    "llama_gpu_site",
+    "accounts",
+    "models_mgmt",
+    "inference",
+    "monitoring",
+    "rest_framework",
+    "rest_framework_simplejwt.token_blacklist",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "channels",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+]
+MIDDLEWARE = [
+    "common.middleware.ApiMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+STATIC_URL = "/static/"
+STATIC_ROOT = DATA_DIR / "static"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+PASSWORD_HASHERS = [
+    "django.contrib.auth.hashers.Argon2PasswordHasher",
+    "django.contrib.auth.hashers.PBKDF2PasswordHasher",
+]
+CHANNEL_LAYERS = {
+    "default": {
+        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+        "CONFIG": {"hosts": [REDIS_URL], "prefix": f"{REDIS_PREFIX}channels"},
+    },
+}
+
+# ---------------------------------------------------------------- API
+MAX_BODY_BYTES = read_int("LLAMA_GPU_MAX_BODY_BYTES", 4 * 1024 * 1024, minimum=1024)
+DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES
+MAX_TEXT_LENGTH = read_int("LLAMA_GPU_MAX_TEXT_LENGTH", 4096, minimum=1)
+MAX_BATCH_ITEMS = read_int("LLAMA_GPU_MAX_BATCH_ITEMS", 128, minimum=1)
+ANONYMOUS_PERMISSION = read_str("LLAMA_GPU_ANONYMOUS_PERMISSION", "none", choices=("none", "read", "write"))
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["accounts.authentication.CredentialAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["accounts.permissions.HasDoorPermission"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["common.parsers.StrictJSONParser"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "common.exception_handler.handle_exception",
+    "UNAUTHENTICATED_USER": None,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "LLaMA GPU API",
+    "VERSION": "1.0",
+    "DESCRIPTION": "Shared, governed inference for LLaMA-family models.",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "COMPONENT_SPLIT_REQUEST": True,
+}
+ACCESS_TOKEN_SECONDS = 3600
+SIMPLE_JWT = {
+    "ACCESS_TOKEN_LIFETIME": timedelta(seconds=ACCESS_TOKEN_SECONDS),
+    "REFRESH_TOKEN_LIFETIME": timedelta(days=7),
+    "ROTATE_REFRESH_TOKENS": False,
+    "BLACKLIST_AFTER_ROTATION": True,
+    "USER_ID_FIELD": "username",
+}
+# Requests per hour, as (authenticated, unauthenticated), and how much more a premium key gets.
+RATE_LIMIT_WINDOW_SECONDS = 3600
+RATE_LIMITS = {
+    "infer": (1000, 100),
+    "batch_infer": (100, 10),
+    "stream_infer": (500, 50),
+    "system": (6000, 600),
+    "models": (1000, 100),
+    "plugins": (500, 50),
+}
+RATE_LIMIT_PREMIUM = {"infer": 10, "batch_infer": 10, "stream_infer": 10, "system": 5, "models": 5, "plugins": 5}
+LOGIN_ATTEMPTS_PER_MINUTE = read_int("LLAMA_GPU_LOGIN_ATTEMPTS_PER_MINUTE", 10, minimum=1)
+
+# ---------------------------------------------------------------- inference
+REQUEST_TIMEOUT = read_float("LLAMA_GPU_REQUEST_TIMEOUT", 600.0, minimum=1)
+MAX_QUEUE = read_int("LLAMA_GPU_MAX_QUEUE", 256, minimum=1)
+KEEP_ALIVE_SECONDS = read_float("LLAMA_GPU_KEEP_ALIVE", 0.0, minimum=0)
+AUTOLOAD = read_bool("LLAMA_GPU_AUTOLOAD", default=True)
+SSE_KEEP_ALIVE_SECONDS = read_float("LLAMA_GPU_SSE_KEEP_ALIVE", 10.0, minimum=0.1)
+SLOW_READER_SECONDS = read_float("LLAMA_GPU_SLOW_READER_SECONDS", 30.0, minimum=0.1)
+STREAM_BUFFER_EVENTS = read_int("LLAMA_GPU_STREAM_BUFFER_EVENTS", 4096, minimum=16)
+# `demo` is the bundled model; `echo` the deterministic runner for tests and gateway benchmarks.
+DEFAULT_MODEL = read_str("LLAMA_GPU_DEFAULT_MODEL", "demo")
+ENGINE_MAX_SEQUENCES = read_int("LLAMA_GPU_MAX_SEQUENCES", 32, minimum=1, maximum=1024)
+ENGINE_PREFILL_CHUNK = read_int("LLAMA_GPU_PREFILL_CHUNK", 256, minimum=16)
+ENGINE_THREADS = read_int("LLAMA_GPU_ENGINE_THREADS", 0, minimum=0, maximum=1024)
+ENGINE_QUANTIZATION = read_str(
+    "LLAMA_GPU_QUANTIZATION", "auto", choices=("auto", "fp32", "bf16", "fp16", "int8", "int4")
+)
+ECHO_DELAY_SECONDS = read_float("LLAMA_GPU_ECHO_DELAY", 0.0, minimum=0)
+
+# ---------------------------------------------------------------- workers
+WORKER_THREADS = read_int("LLAMA_GPU_WORKER_THREADS", 320, minimum=1)
+WORKER_HEARTBEAT_SECONDS = 0.5
+WORKER_LOST_SECONDS = 3.0
+CELERY_BROKER_URL = REDIS_URL
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_SERIALIZER = "json"
+CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_TASK_DEFAULT_QUEUE = "maintenance"
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "global_keyprefix": REDIS_PREFIX,
+    "priority_steps": [0, 3, 6, 9],
+    "queue_order_strategy": "priority",
+    "sep": ":",
+    "visibility_timeout": int(REQUEST_TIMEOUT) + 3600,
+    "socket_timeout": 30,
+    "socket_connect_timeout": 5,
+}
+
+# ---------------------------------------------------------------- logging
+LOG_LEVEL = read_str("LLAMA_GPU_LOG_LEVEL", "INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
+LOG_FORMAT = read_str("LLAMA_GPU_LOG_FORMAT", "text", choices=("text", "json"))
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "filters": {"request_id": {"()": "common.logging.RequestIdFilter"}},
+    "formatters": {
+        "text": {"()": "common.logging.TextFormatter"},
+        "json": {"()": "common.logging.JSONFormatter"},
+    },
+    "handlers": {
+        "console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT, "filters": ["request_id"]},
+    },
+    "root": {"handlers": ["console"], "level": LOG_LEVEL},
+    "loggers": {
+        "django.request": {"level": "ERROR"},
+        "django.channels.server": {"level": "WARNING"},
+        "daphne": {"level": "WARNING"},
+    },
+}
