@@ -23,6 +23,29 @@ class ChatTurn(msgspec.Struct, frozen=True):
 # ---------------------------------------------------------------- worker → engine
 
 
+class EngineConfig(msgspec.Struct, frozen=True, tag="start"):
+    """What an engine process is started with; the first message it gets.
+
+    `model_path` is a folder with safetensors, or a GGUF file. `runner`: `torch` or `echo`. `device`: `cpu`, `cuda:N`, `mps`.
+    `quantization`: `auto`, `fp32`, `bf16`, `fp16`, `int8`, `int4`. `kv_cache_bytes`: 0 lets the engine choose.
+    `prefill_chunk`: prompt tokens per step when nobody decodes, `mixed_chunk` when somebody does.
+    `threads`: 0 takes all cores. `echo_delay`: seconds per step of the echo runner.
+    """
+
+    model_path: str
+    runner: Literal["torch", "echo"] = "torch"
+    device: str = "cpu"
+    quantization: str = "auto"
+    context_length: int | None = None
+    max_sequences: int = 32
+    prefill_chunk: int = 512
+    mixed_chunk: int = 64
+    kv_cache_bytes: int = 0
+    threads: int = 0
+    prefix_caching: bool = True
+    echo_delay: float = 0.0
+
+
 class Generate(msgspec.Struct, frozen=True, tag="generate"):
     """Start one completion.
 
@@ -51,7 +74,7 @@ class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
     """End the engine process; what still runs is cancelled."""
 
 
-Command = Generate | Abort | Shutdown
+Command = EngineConfig | Generate | Abort | Shutdown
 
 # ---------------------------------------------------------------- engine → worker
 
@@ -147,24 +170,3 @@ class Step(msgspec.Struct, frozen=True, tag="step"):
 
 
 EngineMessage = Loading | Ready | LoadFailed | Step
-
-
-class EngineConfig(msgspec.Struct, frozen=True):
-    """What an engine process is started with.
-
-    `model_path` is a folder with safetensors, or a GGUF file. `runner`: `torch` or `echo`. `device`: `cpu`, `cuda:N`, `mps`.
-    `quantization`: `auto`, `fp32`, `bf16`, `fp16`, `int8`, `int4`. `kv_cache_bytes`: 0 lets the engine choose.
-    `echo_delay`: seconds per step of the echo runner.
-    """
-
-    model_path: str
-    runner: Literal["torch", "echo"] = "torch"
-    device: str = "cpu"
-    quantization: str = "auto"
-    context_length: int | None = None
-    max_sequences: int = 32
-    prefill_chunk: int = 256
-    kv_cache_bytes: int = 0
-    threads: int = 0
-    prefix_caching: bool = True
-    echo_delay: float = 0.0

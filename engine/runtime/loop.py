@@ -1,0 +1,134 @@
+"""The engine's loop: receive, admit, run, sample, emit."""
+
+import logging
+import queue
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from engine.messages import Accepted, Delta, Failed, Finished, FinishReason, RequestEvent, Step
+from engine.runtime.blocks import BlockPool
+from engine.runtime.runner import RequestRefused, Runner
+from engine.runtime.scheduler import Chunk, Scheduler
+from engine.runtime.sequence import Sequence
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class AbortRequest:
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End the loop; what still runs is cancelled."""
+
+
+Inbound = Sequence | Failed | AbortRequest | Stop
+Inbox = queue.SimpleQueue[Inbound]
+
+
+class EngineLoop:
+    """Runs until it is told to stop. Every sequence it takes ends in exactly one Finished or Failed."""
+
+    def __init__(self, runner: Runner, scheduler: Scheduler, inbox: Inbox, send: Callable[[Step], None]) -> None:
+        self._runner = runner
+        self._scheduler = scheduler
+        self._inbox = inbox
+        self._send = send
+        self._events: list[RequestEvent] = []
+        self._stopping = False
+
+    def run(self) -> None:
+        while not self._stopping:
+            self._receive()
+            chunks = self._scheduler.schedule(time.perf_counter())
+            if chunks:
+                self._run(chunks)
+            self._emit()
+
+    @property
+    def pool(self) -> BlockPool:
+        return self._scheduler.pool
+
+    def _receive(self) -> None:
+        """Take all that has come in; wait for something if there is nothing else to do."""
+        wait = self._scheduler.idle and not self._events
+        while True:
+            try:
+                message = self._inbox.get(block=wait)
+            except queue.Empty:
+                return
+            wait = False
+            match message:
+                case Sequence():
+                    self._accept(message)
+                case AbortRequest():
+                    sequence = self._scheduler.find(message.request_id)
+                    if sequence is not None:
+                        self._finish(sequence, "cancelled", "", time.perf_counter())
+                case Failed():
+                    self._events.append(message)
+                case Stop():
+                    self._cancel_all()
+                    self._stopping = True
+                    return
+
+    def _accept(self, sequence: Sequence) -> None:
+        self._scheduler.add(sequence)
+        self._events.append(Accepted(sequence.request_id, sequence.prompt_length))
+
+    def _run(self, chunks: list[Chunk]) -> None:
+        try:
+            outcomes = self._runner.step(chunks)
+        except Exception:  # one step's failure must not end the engine
+            logger.exception("a step of %d sequences failed", len(chunks))
+            for chunk in chunks:
+                self._fail(chunk.sequence, RequestRefused("INFERENCE_FAILED", "the model failed to run this request"))
+            return
+        self._scheduler.complete(chunks)
+        now = time.perf_counter()
+        for chunk, outcome in zip(chunks, outcomes, strict=True):
+            if isinstance(outcome, RequestRefused):
+                self._fail(chunk.sequence, outcome)
+            elif outcome is not None:
+                self._take_token(chunk.sequence, outcome, now)
+
+    def _take_token(self, sequence: Sequence, token: int, now: float) -> None:
+        params = sequence.params
+        sequence.append(token, now)
+        ended = token in self._runner.tokenizer.eos_tokens and not params.ignore_eos
+        text = "" if ended else sequence.detokenizer.add(token)
+        if sequence.detokenizer.stopped or ended:
+            self._finish(sequence, "stop", text, now)
+        elif sequence.completion_length >= params.max_tokens:
+            self._finish(sequence, "length", text, now)
+        elif text and sequence.request.stream:
+            self._events.append(Delta(sequence.request_id, text, sequence.completion_length))
+
+    def _finish(self, sequence: Sequence, reason: FinishReason, text: str, now: float) -> None:
+        rest = sequence.detokenizer.flush()
+        if sequence.detokenizer.stopped and reason == "length":
+            reason = "stop"
+        self._scheduler.finish(sequence)
+        self._events.append(sequence.finish(reason, text + rest, now))
+
+    def _fail(self, sequence: Sequence, reason: RequestRefused) -> None:
+        self._scheduler.finish(sequence)
+        self._events.append(Failed(sequence.request_id, reason.code, reason.message, reason.details))
+
+    def _cancel_all(self) -> None:
+        for sequence in [*self._scheduler.running, *self._scheduler.waiting]:
+            self._finish(sequence, "cancelled", "", time.perf_counter())
+        self._emit()
+
+    def _emit(self) -> None:
+        if not self._events:
+            return
+        events, self._events = tuple(self._events), []
+        scheduler = self._scheduler
+        self._send(Step(events, len(scheduler.running), len(scheduler.waiting), self.pool.used_share))
+
+
+__all__ = ["AbortRequest", "EngineLoop", "Finished", "Inbox", "Stop"]

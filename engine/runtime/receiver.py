@@ -1,0 +1,71 @@
+"""Takes the worker's commands, tokenises prompts beside the running loop, and refuses what can't be served."""
+
+import logging
+import threading
+
+from engine.framing import FrameReceiver
+from engine.messages import Abort, Command, Failed, Generate, Shutdown
+from engine.params import InvalidParameter
+from engine.runtime.detokenizer import Detokenizer
+from engine.runtime.loop import AbortRequest, Inbox, Stop
+from engine.runtime.runner import PromptTokenizer, RequestRefused, Runner
+from engine.runtime.sequence import Sequence
+
+logger = logging.getLogger(__name__)
+
+
+class CommandReceiver:
+    """A thread that turns each Generate into a Sequence or a Failed for the loop's inbox.
+
+    The end of the connection, which is the end of the worker, stops the loop.
+    """
+
+    def __init__(self, frames: FrameReceiver[Command], runner: Runner, inbox: Inbox) -> None:
+        self._frames = frames
+        self._tokenizer: PromptTokenizer = runner.tokenizer
+        self._context_length = runner.facts.context_length
+        self._inbox = inbox
+
+    def start(self) -> None:
+        threading.Thread(target=self._receive, name="receiver", daemon=True).start()
+
+    def _receive(self) -> None:
+        try:
+            while (command := self._frames.receive()) is not None:
+                match command:
+                    case Generate():
+                        self._inbox.put(self._prepare(command))
+                    case Abort():
+                        self._inbox.put(AbortRequest(command.request_id))
+                    case Shutdown():
+                        break
+        finally:
+            self._inbox.put(Stop())
+
+    def _prepare(self, request: Generate) -> Sequence | Failed:
+        try:
+            request.params.validate()
+            prompt = self._tokenizer.encode(request)
+            self._check_context(request, len(prompt))
+        except InvalidParameter as error:
+            return Failed(request.request_id, "INVALID_INPUT", error.message, {"field": error.field})
+        except RequestRefused as error:
+            return Failed(request.request_id, error.code, error.message, error.details)
+        except Exception:  # a prompt that breaks the tokenizer fails alone
+            logger.exception("request %s: the prompt can't be tokenised", request.request_id)
+            return Failed(request.request_id, "INFERENCE_FAILED", "the prompt can't be tokenised")
+        return Sequence(request, prompt, Detokenizer(self._tokenizer.decode, request.params.stop))
+
+    def _check_context(self, request: Generate, prompt_tokens: int) -> None:
+        limit = self._context_length
+        if prompt_tokens + request.params.max_tokens > limit:
+            field = "max_tokens" if prompt_tokens < limit else "messages" if request.messages else "text"
+            raise RequestRefused(
+                "INVALID_INPUT",
+                f"prompt of {prompt_tokens} tokens and max_tokens of {request.params.max_tokens} "
+                f"are more than the model's context of {limit} tokens",
+                field=field,
+                prompt_tokens=prompt_tokens,
+                max_tokens=request.params.max_tokens,
+                context_length=limit,
+            )

@@ -1,0 +1,65 @@
+"""What the loop needs of a model: text to tokens, tokens to text, and one step of many sequences at once."""
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from typing import Protocol
+
+from engine.messages import Generate
+from engine.runtime.scheduler import Chunk
+
+
+class RequestRefused(Exception):
+    """This request can't be served; the others are none the worse. `code` is an error code of the API."""
+
+    def __init__(self, code: str, message: str, **details: object) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.details = details
+
+
+class ModelLoadError(Exception):
+    """The model can't be loaded. `code`: MODEL_LOAD_FAILED, INSUFFICIENT_MEMORY or BACKEND_UNAVAILABLE."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What is known of a loaded model. Sizes in bytes."""
+
+    backend: str
+    architecture: str
+    parameters: int
+    vocab_size: int
+    context_length: int
+    quantization: str
+    memory_bytes: int
+    kv_cache_bytes: int
+    kv_blocks: int
+
+
+class PromptTokenizer(Protocol):
+    """Prompts to tokens and back."""
+
+    eos_tokens: frozenset[int]
+    has_chat_template: bool
+
+    def encode(self, request: Generate) -> list[int]:
+        """The prompt's tokens. Raises RequestRefused."""
+
+    def decode(self, tokens: Seq[int]) -> str:
+        """The text of tokens, special ones left out; incomplete characters as U+FFFD."""
+
+
+class Runner(Protocol):
+    """A loaded model."""
+
+    facts: ModelFacts
+    tokenizer: PromptTokenizer
+
+    def step(self, chunks: list[Chunk]) -> list[int | RequestRefused | None]:
+        """Run all chunks in one pass; for each, its sampled token, None if it doesn't sample, or why it failed."""

@@ -1,0 +1,77 @@
+"""One request as the engine's loop sees it: its tokens, its place in the KV cache and its clock."""
+
+import random
+import time
+
+from engine.messages import Finished, FinishReason, Generate
+from engine.runtime.detokenizer import Detokenizer
+
+
+class Sequence:
+    """The tokens of a prompt and its completion, of which the first `computed` have their keys and values in the cache.
+
+    Prefill, decode and the resumption after a preemption are the same to it: tokens[computed:] are still to be run, and
+    when all have been, the next token is sampled.
+    """
+
+    def __init__(self, request: Generate, prompt: list[int], detokenizer: Detokenizer) -> None:
+        self.request = request
+        self.request_id = request.request_id
+        self.params = request.params
+        self.priority = request.priority
+        self.tokens = list(prompt)
+        self.prompt_length = len(prompt)
+        self.detokenizer = detokenizer
+        self.random = random.Random(request.params.seed)  # noqa: S311  sampling, not secrets
+
+        self.blocks: list[int] = []
+        self.computed = 0
+        self.committed_blocks = 0
+        self.prefix_entry = 0
+        self.cached_tokens = 0
+
+        self.arrived = time.perf_counter()
+        self.started: float | None = None
+        self.first_token: float | None = None
+        self.last_token: float | None = None
+
+    @property
+    def completion(self) -> list[int]:
+        return self.tokens[self.prompt_length :]
+
+    @property
+    def completion_length(self) -> int:
+        return len(self.tokens) - self.prompt_length
+
+    @property
+    def remaining(self) -> int:
+        """How many tokens are still to be run before the next one can be sampled."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def decoding(self) -> bool:
+        return self.first_token is not None and self.remaining == 1
+
+    def append(self, token: int, now: float) -> None:
+        self.tokens.append(token)
+        if self.first_token is None:
+            self.first_token = now
+        self.last_token = now
+
+    def finish(self, reason: FinishReason, delta: str, now: float) -> Finished:
+        """The one message that ends the request well."""
+        started = self.started if self.started is not None else now
+        first = self.first_token if self.first_token is not None else now
+        last = self.last_token if self.last_token is not None else first
+        return Finished(
+            request_id=self.request_id,
+            text=self.detokenizer.text,
+            delta=delta,
+            finish_reason=reason,
+            prompt_tokens=self.prompt_length,
+            completion_tokens=self.completion_length,
+            cached_tokens=self.cached_tokens,
+            queue_time=started - self.arrived,
+            prefill_time=first - started,
+            decode_time=last - first,
+        )
