@@ -1,4 +1,4 @@
-"""Typed, strict readers of environment variables; a bad value stops the start with a sentence that says how to mend it."""
+"""Typed, strict readers of environment variables; a bad value stops the start and says how to mend it."""
 
 import os
 from pathlib import Path
@@ -44,9 +44,7 @@ def read_path(name: str, default: Path) -> Path:
     return Path(read_str(name, str(default))).expanduser().resolve()
 
 
-def _read_number(
-    name: str, default: float, kind: type[int] | type[float], minimum: float, maximum: float
-) -> float:
+def _read_number(name: str, default: float, kind: type[int] | type[float], minimum: float, maximum: float) -> float:
     text = os.environ.get(name, "").strip()
     if not text:
         return default

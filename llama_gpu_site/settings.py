@@ -66,7 +66,7 @@ TRUSTED_PROXIES = read_list("LLAMA_GPU_TRUSTED_PROXIES")
 USE_TZ = True
 TIME_ZONE = "UTC"
 LANGUAGE_CODE = "en"
-APPEND_SLASH = False
+APPEND_SLASH = True  # for pages; API paths take both forms without a redirect
 INSTALLED_APPS = [
     "llama_gpu_site",
     "accounts",
@@ -87,14 +87,14 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "common.middleware.ApiMiddleware",
-    "django.middleware.security.SecurityMiddleware",
-    "whitenoise.middleware.WhiteNoiseMiddleware",
-    "django.contrib.sessions.middleware.SessionMiddleware",
-    "django.middleware.common.CommonMiddleware",
-    "django.middleware.csrf.CsrfViewMiddleware",
-    "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "django.contrib.messages.middleware.MessageMiddleware",
-    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "common.page_middleware.PageSecurity",
+    "common.page_middleware.PageStatics",
+    "common.page_middleware.PageSession",
+    "common.page_middleware.PageCommon",
+    "common.page_middleware.PageCsrf",
+    "common.page_middleware.PageAuthentication",
+    "common.page_middleware.PageMessages",
+    "common.page_middleware.PageFraming",
 ]
 TEMPLATES = [
     {
@@ -111,7 +111,7 @@ TEMPLATES = [
     },
 ]
 STATIC_URL = "/static/"
-STATIC_ROOT = DATA_DIR / "static"
+WHITENOISE_USE_FINDERS = True  # the files lie in the packages; nothing is collected
 STATICFILES_DIRS = [BASE_DIR / "static"]
 PASSWORD_HASHERS = [
     "django.contrib.auth.hashers.Argon2PasswordHasher",
@@ -131,8 +131,10 @@ MAX_TEXT_LENGTH = read_int("LLAMA_GPU_MAX_TEXT_LENGTH", 4096, minimum=1)
 MAX_BATCH_ITEMS = read_int("LLAMA_GPU_MAX_BATCH_ITEMS", 128, minimum=1)
 ANONYMOUS_PERMISSION = read_str("LLAMA_GPU_ANONYMOUS_PERMISSION", "none", choices=("none", "read", "write"))
 REST_FRAMEWORK = {
-    "DEFAULT_AUTHENTICATION_CLASSES": ["accounts.authentication.CredentialAuthentication"],
-    "DEFAULT_PERMISSION_CLASSES": ["accounts.permissions.HasDoorPermission"],
+    # accounts.doors.Door authenticates, limits and permits; the framework's own steps would each cost a thread.
+    "DEFAULT_AUTHENTICATION_CLASSES": [],
+    "DEFAULT_PERMISSION_CLASSES": [],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "common.negotiation.JSONNegotiation",
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["common.parsers.StrictJSONParser"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
@@ -152,8 +154,6 @@ ACCESS_TOKEN_SECONDS = 3600
 SIMPLE_JWT = {
     "ACCESS_TOKEN_LIFETIME": timedelta(seconds=ACCESS_TOKEN_SECONDS),
     "REFRESH_TOKEN_LIFETIME": timedelta(days=7),
-    "ROTATE_REFRESH_TOKENS": False,
-    "BLACKLIST_AFTER_ROTATION": True,
     "USER_ID_FIELD": "username",
 }
 # Requests per hour, as (authenticated, unauthenticated), and how much more a premium key gets.

@@ -1,0 +1,38 @@
+"""Who calls, as every door sees it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Permission = Literal["read", "write", "admin"]
+Tier = Literal["standard", "premium"]
+
+# Each permission includes those before it.
+LEVELS: tuple[Permission, ...] = ("read", "write", "admin")
+
+
+def granted_by(permission: Permission | None) -> frozenset[Permission]:
+    """The permissions that one includes; none of them for None."""
+    return frozenset(LEVELS[: LEVELS.index(permission) + 1]) if permission else frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """An authenticated key or user, or an anonymous address.
+
+    `identity` is what limits count: `key:12`, `user:admin` or `address:192.0.2.1`.
+    """
+
+    identity: str
+    permissions: frozenset[Permission]
+    user_id: int | None = None
+    username: str = ""
+    tier: Tier = "standard"
+    key_id: int | None = None
+
+    @property
+    def is_anonymous(self) -> bool:
+        return self.user_id is None
+
+    @property
+    def is_authenticated(self) -> bool:
+        return self.user_id is not None

@@ -1,0 +1,83 @@
+"""Requests per window, counted exactly: one atomic step in Redis for any number of threads, processes and hosts."""
+
+import hashlib
+from dataclasses import dataclass
+
+from django.conf import settings
+from redis.exceptions import NoScriptError
+
+from accounts.caller import Caller
+from common.redis import async_redis, key
+
+# A window begins with its first request and ends `ARGV[2]` seconds later, on a whole second, so that every answer in it
+# tells the same end. A refused request is not counted.
+_COUNT = """
+local time = redis.call('TIME')
+local now = tonumber(time[1])
+local used = tonumber(redis.call('GET', KEYS[1]) or '0')
+local admitted = 0
+if used < tonumber(ARGV[1]) then
+    used = redis.call('INCR', KEYS[1])
+    admitted = 1
+    if used == 1 then redis.call('EXPIREAT', KEYS[1], now + tonumber(ARGV[2])) end
+end
+local left = redis.call('PTTL', KEYS[1])
+local ends = now + tonumber(ARGV[2])
+if left >= 0 then ends = math.floor(now + (tonumber(time[2]) / 1000 + left) / 1000 + 0.5) end
+return {admitted, used, ends, now}
+"""
+_SCRIPT_ID = hashlib.sha1(_COUNT.encode(), usedforsecurity=False).hexdigest()  # how Redis names a script it knows
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Where a caller stands after a request. `reset`: Unix time, in seconds, at which the window ends."""
+
+    is_admitted: bool
+    limit: int
+    remaining: int
+    reset: int
+    retry_after: int
+
+    @property
+    def headers(self) -> dict[str, str]:
+        shown = {
+            "X-RateLimit-Limit": str(self.limit),
+            "X-RateLimit-Remaining": str(self.remaining),
+            "X-RateLimit-Reset": str(self.reset),
+        }
+        return shown if self.is_admitted else {**shown, "Retry-After": str(self.retry_after)}
+
+
+def limit_for(group: str, caller: Caller) -> int:
+    """Requests per window that this caller has in an endpoint group."""
+    authenticated, unauthenticated = settings.RATE_LIMITS[group]
+    if caller.is_anonymous:
+        return int(unauthenticated)
+    factor = settings.RATE_LIMIT_PREMIUM.get(group, 1) if caller.tier == "premium" else 1
+    return int(authenticated * factor)
+
+
+async def count_request(group: str, caller: Caller) -> Usage:
+    """Count one request of the caller in an endpoint group; one round trip. Raises redis' ConnectionError."""
+    return await count(
+        f"{group}:{caller.identity}", limit=limit_for(group, caller), window=settings.RATE_LIMIT_WINDOW_SECONDS
+    )
+
+
+async def count(name: str, *, limit: int, window: int) -> Usage:
+    """Count one use of `name`, of which `limit` are admitted in each window of `window` seconds."""
+    client = async_redis()
+    arguments = (key("limit", name), limit, window)
+    try:
+        reply = await client.evalsha(_SCRIPT_ID, 1, *arguments)
+    except NoScriptError:
+        reply = await client.eval(_COUNT, 1, *arguments)
+    admitted, used, reset, now = (int(value) for value in reply)
+    return Usage(
+        is_admitted=bool(admitted),
+        limit=limit,
+        remaining=max(limit - used, 0),
+        reset=reset,
+        retry_after=max(reset - now, 1),
+    )

@@ -1,0 +1,56 @@
+"""The registry of models."""
+
+from django.core.validators import RegexValidator
+from django.db import models
+from django.db.models import Q
+
+ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+
+
+def default_capabilities() -> list[str]:
+    return ["text-generation"]
+
+
+class Model(models.Model):
+    """A model that can be loaded. Where it runs now is not here: workers announce that themselves."""
+
+    class Type(models.TextChoices):
+        BASE = "base"
+        CHAT = "chat"
+        INSTRUCT = "instruct"
+
+    class SourceKind(models.TextChoices):
+        DEMO = "demo"
+        FOLDER = "folder"
+        GGUF = "gguf"
+        HUB = "hub"
+        ECHO = "echo"
+
+    id = models.CharField(
+        primary_key=True, max_length=100, validators=[RegexValidator(ID_PATTERN)], help_text="As requests name it."
+    )
+    name = models.CharField(max_length=200)
+    size = models.CharField(max_length=16, blank=True, help_text='Parameters for people, such as "135M".')
+    type = models.CharField(max_length=8, choices=Type.choices, default=Type.BASE)
+    source_kind = models.CharField(max_length=8, choices=SourceKind.choices)
+    source = models.CharField(max_length=500, blank=True, help_text="Repository, folder or file it comes from.")
+    path = models.CharField(
+        max_length=500, blank=True, help_text="Folder or GGUF file ready to be loaded; empty before it is prepared."
+    )
+    is_default = models.BooleanField(default=False)
+    context_length = models.PositiveIntegerField(null=True, blank=True)
+    parameters = models.PositiveBigIntegerField(null=True, blank=True)
+    vocab_size = models.PositiveIntegerField(null=True, blank=True)
+    architecture = models.CharField(max_length=100, blank=True)
+    capabilities = models.JSONField(default=default_capabilities, blank=True)
+    enabled = models.BooleanField(default=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ("id",)
+        constraints = (
+            models.UniqueConstraint(fields=("is_default",), condition=Q(is_default=True), name="one_default_model"),
+        )
+
+    def __str__(self) -> str:
+        return self.id
