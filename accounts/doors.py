@@ -97,4 +97,4 @@ class Door(APIView):
 def _open_to_all() -> frozenset[Permission]:
     """What the operator lets callers without credentials do."""
     setting = settings.ANONYMOUS_PERMISSION
-    return frozenset() if setting == "none" else granted_by(cast("Permission", setting))
+    return frozenset() if setting == "none" else granted_by(cast(Permission, setting))

@@ -61,7 +61,7 @@ class ApiKey(models.Model):
     @property
     def permissions(self) -> frozenset[Permission]:
         """What the key grants: its own level, and never more than its owner's role."""
-        return granted_by(cast("Permission", self.permission)) & self.owner.permissions
+        return granted_by(cast(Permission, self.permission)) & self.owner.permissions
 
     @property
     def tier_name(self) -> Tier:

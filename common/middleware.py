@@ -50,12 +50,12 @@ class ApiMiddleware:
             return self._answer(request)
         _begin(request)
         refusal = _refusal(request)
-        return _finish(request, refusal or cast("HttpResponseBase", self.get_response(request)))
+        return _finish(request, refusal or cast(HttpResponseBase, self.get_response(request)))
 
     async def _answer(self, request: HttpRequest) -> HttpResponseBase:
         _begin(request)
         refusal = _refusal(request)
-        return _finish(request, refusal or cast("HttpResponseBase", await self.get_response(request)))
+        return _finish(request, refusal or cast(HttpResponseBase, await self.get_response(request)))
 
 
 def _is_under(path: str, *roots: str) -> bool:
