@@ -189,6 +189,10 @@ ECHO_DELAY_SECONDS = read_float("LLAMA_GPU_ECHO_DELAY", 0.0, minimum=0)
 
 # ---------------------------------------------------------------- workers
 WORKER_THREADS = read_int("LLAMA_GPU_WORKER_THREADS", 320, minimum=1)
+# The device of this worker process: `cpu`, `cuda0`, `mps`; empty in every other process.
+WORKER_DEVICE = read_str("LLAMA_GPU_DEVICE", "")
+# How long a worker that is told to end lets its running requests go on.
+DRAIN_SECONDS = read_float("LLAMA_GPU_DRAIN_SECONDS", 10.0, minimum=0)
 WORKER_HEARTBEAT_SECONDS = 0.5
 WORKER_LOST_SECONDS = 3.0
 CELERY_BROKER_URL = REDIS_URL
