@@ -1,0 +1,82 @@
+"""The general path: any causal LM of transformers, its own module run over the engine's paged cache.
+
+The module's attention calls go to `PagedCache` through transformers' attention interface; position, packing and cache
+are the engine's. Slower than the fast path, but right for architectures it doesn't know.
+"""
+
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.masking_utils import AttentionMaskInterface
+
+from engine.runtime.kernels.batch import StepBatch
+from engine.runtime.kernels.interface import AttentionShape
+from engine.runtime.kernels.portable import PagedCache
+from engine.runtime.runner import ModelLoadError
+
+_NAME = "engine_paged"
+
+
+def _paged_attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,  # noqa: ARG001  the interface's; the cache knows what is seen
+    scaling: float | None = None,
+    *,
+    paged_cache: PagedCache,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """query: [1, heads, rows, dim]; key and value with kv_heads. Returns [1, rows, heads, dim]."""
+    rows = len(paged_cache.slots)
+    layer = module.layer_idx
+    paged_cache.store(layer, key[0, :, :rows].transpose(0, 1), value[0, :, :rows].transpose(0, 1))
+    found = paged_cache.attend(
+        layer,
+        query[0, :, :rows].transpose(0, 1).contiguous(),
+        scaling if scaling is not None else query.shape[-1] ** -0.5,
+        window=sliding_window or 0,
+        softcap=softcap or 0.0,
+    )
+    out = torch.zeros(query.shape[2], *found.shape[1:], dtype=found.dtype, device=found.device)
+    out[:rows] = found
+    return out[None], None
+
+
+def _no_mask(*_: Any, **__: Any) -> None:
+    return None
+
+
+class GeneralModel:
+    """A transformers module behind the same `forward` as the fast path's model."""
+
+    def __init__(self, module: PreTrainedModel, shape: AttentionShape, blocks: int) -> None:
+        """Raises ModelLoadError for a module whose attention can't be replaced."""
+        AttentionInterface.register(_NAME, _paged_attention)
+        AttentionMaskInterface.register(_NAME, _no_mask)
+        try:
+            module.set_attn_implementation(_NAME)
+        except (ValueError, ImportError) as error:
+            raise ModelLoadError("MODEL_LOAD_FAILED", f"{type(module).__name__} is not supported: {error}") from error
+        self._module = module
+        self._cache = PagedCache(shape, blocks)
+        self.bytes = sum(parameter.nbytes for parameter in module.parameters())
+
+    def forward(self, batch: StepBatch) -> torch.Tensor:
+        """Run one step; returns the logits of the rows to sample from, [samples, vocabulary]."""
+        self._cache.begin(batch)
+        positions = torch.zeros_like(batch.tokens)
+        positions[: batch.rows] = batch.positions
+        result = self._module(
+            input_ids=batch.tokens[None],
+            position_ids=positions[None],
+            use_cache=False,
+            paged_cache=self._cache,
+            logits_to_keep=batch.samples if len(batch.samples) else 1,
+        )
+        logits: torch.Tensor = result.logits[0]
+        return logits if len(batch.samples) else torch.empty(0)

@@ -1,0 +1,1 @@
+"""What the models compute besides matrix products: native CPU kernels, and portable ones in torch."""

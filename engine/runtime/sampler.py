@@ -1,0 +1,98 @@
+"""The next token of each sequence, every one by its own parameters, in one batch.
+
+Sampling inverts the cumulative distribution at one uniform number per token, drawn from the sequence's own generator:
+a seeded completion is the same whatever else is in the batch.
+"""
+
+import torch
+
+from engine.runtime.runner import RequestRefused
+from engine.runtime.sequence import Sequence
+
+# Nucleus and top-k filters look at this many likeliest tokens; rows that need more are sorted whole.
+_CANDIDATES = 512
+
+
+def sample(logits: torch.Tensor, sequences: list[Sequence]) -> list[int | RequestRefused]:
+    """logits: [sequences, vocabulary]; returns a token for each, or why it has none."""
+    logits = _penalise(logits, sequences)
+    greedy = logits.argmax(-1).tolist()
+    broken = (~torch.isfinite(logits.amax(-1))).tolist()
+    outcomes: list[int | RequestRefused] = list(greedy)
+    drawn = [row for row, sequence in enumerate(sequences) if not sequence.params.is_greedy and not broken[row]]
+    if drawn:
+        for row, token in zip(drawn, _draw(logits[drawn], [sequences[row] for row in drawn]), strict=True):
+            outcomes[row] = token
+    for row, bad in enumerate(broken):
+        if bad:
+            outcomes[row] = RequestRefused("INFERENCE_FAILED", "the model gave no finite scores for this prompt")
+    return outcomes
+
+
+def _penalise(logits: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
+    """Repetition penalty of CTRL (Keskar et al. 2019): tokens seen get less likely."""
+    if all(sequence.params.repetition_penalty == 1 for sequence in sequences):
+        return logits
+    logits = logits.float().clone()
+    for row, sequence in enumerate(sequences):
+        penalty = sequence.params.repetition_penalty
+        if penalty != 1:
+            seen = torch.tensor(sorted(set(sequence.tokens)), device=logits.device)
+            scores = logits[row, seen]
+            logits[row, seen] = torch.where(scores > 0, scores / penalty, scores * penalty)
+    return logits
+
+
+def _draw(logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
+    device = logits.device
+    temperature = torch.tensor([sequence.params.temperature for sequence in sequences], device=device)
+    uniform = torch.tensor([sequence.random.random() for sequence in sequences], device=device)
+    probabilities = torch.softmax(logits.float() / temperature[:, None], -1)
+    filtered = [row for row, sequence in enumerate(sequences) if _is_filtered(sequence)]
+    if not filtered:
+        return _invert(probabilities, uniform).tolist()
+    tokens = torch.empty(len(sequences), dtype=torch.long, device=device)
+    plain = sorted(set(range(len(sequences))) - set(filtered))
+    if plain:
+        tokens[plain] = _invert(probabilities[plain], uniform[plain])
+    tokens[filtered] = _draw_filtered(
+        probabilities[filtered], uniform[filtered], [sequences[row] for row in filtered]
+    )
+    return tokens.tolist()
+
+
+def _is_filtered(sequence: Sequence) -> bool:
+    params = sequence.params
+    return params.top_p < 1 or params.top_k > 0 or params.min_p > 0
+
+
+def _draw_filtered(probabilities: torch.Tensor, uniform: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
+    """Keep the top_k likeliest, of them the smallest set with mass top_p (Holtzman et al. 2020), of them those with at
+    least min_p of the likeliest's probability (Nguyen et al. 2024); the likeliest always stays."""
+    device, vocabulary = probabilities.device, probabilities.shape[1]
+    top_k = torch.tensor([min(s.params.top_k or vocabulary, vocabulary) for s in sequences], device=device)
+    top_p = torch.tensor([s.params.top_p for s in sequences], device=device)
+    min_p = torch.tensor([s.params.min_p for s in sequences], device=device)
+    count = min(_CANDIDATES, vocabulary)
+    values, tokens = torch.topk(probabilities, count)
+    enough = (top_k <= count) | (values.sum(-1) >= top_p) | (values[:, -1] < min_p * values[:, 0])
+    if count < vocabulary and not bool(enough.all()):
+        values, tokens = torch.sort(probabilities, descending=True)
+    before = values.cumsum(-1) - values
+    rank = torch.arange(values.shape[1], device=device)
+    kept = (rank < top_k[:, None]) & (before < top_p[:, None]) & (values >= min_p[:, None] * values[:, :1])
+    kept[:, 0] = True
+    values = values.masked_fill(~kept, 0)
+    chosen = _invert(values, uniform)
+    return tokens.gather(1, chosen[:, None])[:, 0]
+
+
+def _invert(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """The first index at which the cumulative weight exceeds `uniform` of the total; weights: [rows, n]."""
+    cumulative = weights.cumsum(-1)
+    target = uniform * cumulative[:, -1]
+    index = torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
+    # Rounding can push the target to the very end: then the last token that has any weight.
+    last = weights.shape[1] - 1 - (weights.flip(-1) > 0).int().argmax(-1)
+    return torch.minimum(index, last)
+

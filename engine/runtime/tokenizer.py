@@ -1,0 +1,78 @@
+"""Prompts to tokens, by the model's own tokenizer and chat template."""
+
+from collections.abc import Sequence as Seq
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
+
+from engine.messages import Generate
+from engine.runtime.runner import RequestRefused
+
+
+class HuggingFaceTokenizer:
+    """A transformers tokenizer, with its Rust part called directly where there is one: it decodes ten times faster."""
+
+    def __init__(self, folder: Path, config: PretrainedConfig, *, trust_remote_code: bool = False) -> None:
+        self._tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=trust_remote_code
+        )
+        self._rust: Any = getattr(self._tokenizer, "backend_tokenizer", None)
+        self.has_chat_template = bool(getattr(self._tokenizer, "chat_template", None))
+        self.eos_tokens = _eos_tokens(folder, config, self._tokenizer)
+
+    def encode(self, request: Generate) -> list[int]:
+        if request.messages is not None and request.raw:
+            raise RequestRefused("INVALID_INPUT", "messages need the chat template, which raw switches off", field="raw")
+        if request.messages is None and (request.raw or not self.has_chat_template):
+            prompt = request.text or ""
+            if request.system and not request.raw:
+                prompt = f"{request.system}\n\n{prompt}"
+            tokens: list[int] = self._tokenizer.encode(prompt)
+        else:
+            tokens = self._encode_chat(request)
+        if not tokens:
+            raise RequestRefused("INVALID_INPUT", "the prompt is empty", field="text")
+        return tokens
+
+    def decode(self, tokens: Seq[int]) -> str:
+        if self._rust is not None:
+            text: str = self._rust.decode(list(tokens), skip_special_tokens=True)
+            return text
+        return str(
+            self._tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        )
+
+    def _encode_chat(self, request: Generate) -> list[int]:
+        if not self.has_chat_template:
+            raise RequestRefused(
+                "INVALID_INPUT", "this model has no chat template; send text instead of messages", field="messages"
+            )
+        turns = [{"role": turn.role, "content": turn.content} for turn in request.messages or ()]
+        if not turns:
+            turns = [{"role": "user", "content": request.text or ""}]
+        if request.system:
+            turns.insert(0, {"role": "system", "content": request.system})
+        try:
+            encoded = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)
+        except Exception as error:  # templates raise what they like, for instance for roles that don't alternate
+            raise RequestRefused(
+                "INVALID_INPUT", f"the model's chat template refuses these messages: {error}", field="messages"
+            ) from error
+        return list(encoded["input_ids"])
+
+
+def _eos_tokens(folder: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Every token that ends a completion: the tokenizer's, the configuration's, the generation configuration's."""
+    found: set[int] = set()
+    generation = GenerationConfig.from_pretrained(folder) if (folder / "generation_config.json").exists() else None
+    for value in (
+        tokenizer.eos_token_id,
+        getattr(config, "eos_token_id", None),
+        generation.eos_token_id if generation else None,
+    ):
+        if isinstance(value, int):
+            found.add(value)
+        elif isinstance(value, list):
+            found.update(value)
+    return frozenset(found)
