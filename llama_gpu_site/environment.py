@@ -1,6 +1,9 @@
 """Typed, strict readers of environment variables; a bad value stops the start and says how to mend it."""
 
 import os
+import re
+from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
@@ -56,3 +59,30 @@ def _read_number(name: str, default: float, kind: type[int] | type[float], minim
     if not minimum <= value <= maximum:
         raise ImproperlyConfigured(f"{name} is {text}; set it to {wanted}.")
     return value
+
+
+def read_networks(name: str) -> list[str]:
+    """A comma-separated list of addresses and networks, such as `10.0.0.0/8`."""
+    networks = read_list(name)
+    for text in networks:
+        try:
+            ip_network(text, strict=False)
+        except ValueError:
+            raise ImproperlyConfigured(
+                f"{name} contains {text!r}; set it to addresses or networks such as 10.0.0.0/8, separated by commas."
+            ) from None
+    return networks
+
+
+def read_limits(name: str, defaults: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    """The defaults with the changes that a text such as `infer=2000/200,models=500/50` asks for."""
+    limits = dict(defaults)
+    for item in read_list(name):
+        match = re.fullmatch(r"(\w+)=(\d{1,12})/(\d{1,12})", item)
+        if match is None or match[1] not in defaults:
+            raise ImproperlyConfigured(
+                f"{name} contains {item!r}; write group=authenticated/unauthenticated, such as infer=2000/200, "
+                f"with one of the groups {', '.join(defaults)}."
+            )
+        limits[match[1]] = (int(match[2]), int(match[3]))
+    return limits

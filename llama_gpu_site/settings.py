@@ -6,7 +6,16 @@ from pathlib import Path
 
 import dj_database_url
 
-from llama_gpu_site.environment import read_bool, read_float, read_int, read_list, read_path, read_str
+from llama_gpu_site.environment import (
+    read_bool,
+    read_float,
+    read_int,
+    read_limits,
+    read_list,
+    read_networks,
+    read_path,
+    read_str,
+)
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 VERSION = "1.0.0"
@@ -62,7 +71,7 @@ ASGI_APPLICATION = "llama_gpu_site.asgi.application"
 AUTH_USER_MODEL = "accounts.User"
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 ALLOWED_HOSTS = [*LOCAL_HOSTS, *read_list("LLAMA_GPU_ALLOWED_HOSTS")]
-TRUSTED_PROXIES = read_list("LLAMA_GPU_TRUSTED_PROXIES")
+TRUSTED_PROXIES = read_networks("LLAMA_GPU_TRUSTED_PROXIES")
 USE_TZ = True
 TIME_ZONE = "UTC"
 LANGUAGE_CODE = "en"
@@ -137,18 +146,22 @@ REST_FRAMEWORK = {
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "common.negotiation.JSONNegotiation",
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["common.parsers.StrictJSONParser"],
-    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "DEFAULT_SCHEMA_CLASS": "common.openapi.DoorSchema",
     "EXCEPTION_HANDLER": "common.exception_handler.handle_exception",
     "UNAUTHENTICATED_USER": None,
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "LLaMA GPU API",
-    "VERSION": "1.0",
+    "VERSION": API_VERSION,
     "DESCRIPTION": "Shared, governed inference for LLaMA-family models.",
-    "SERVE_INCLUDE_SCHEMA": False,
-    "SWAGGER_UI_DIST": "SIDECAR",
-    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "SCHEMA_PATH_PREFIX": "/api/v1",
     "COMPONENT_SPLIT_REQUEST": True,
+    "APPEND_COMPONENTS": {
+        "securitySchemes": {
+            "Bearer": {"type": "http", "scheme": "bearer", "description": "An API key or a token of /auth/login."},
+            "ApiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key."},
+        }
+    },
 }
 ACCESS_TOKEN_SECONDS = 3600
 SIMPLE_JWT = {
@@ -156,16 +169,21 @@ SIMPLE_JWT = {
     "REFRESH_TOKEN_LIFETIME": timedelta(days=7),
     "USER_ID_FIELD": "username",
 }
-# Requests per hour, as (authenticated, unauthenticated), and how much more a premium key gets.
+# Requests per hour, as (authenticated, unauthenticated), and how much more a premium key gets. LLAMA_GPU_RATE_LIMITS
+# changes some of them: `infer=2000/200,models=500/50`.
 RATE_LIMIT_WINDOW_SECONDS = 3600
-RATE_LIMITS = {
-    "infer": (1000, 100),
-    "batch_infer": (100, 10),
-    "stream_infer": (500, 50),
-    "system": (6000, 600),
-    "models": (1000, 100),
-    "plugins": (500, 50),
-}
+RATE_LIMITS = read_limits(
+    "LLAMA_GPU_RATE_LIMITS",
+    {
+        "infer": (1000, 100),
+        "batch_infer": (100, 10),
+        "stream_infer": (500, 50),
+        "system": (6000, 600),
+        "models": (1000, 100),
+        "plugins": (500, 50),
+        "auth": (6000, 600),
+    },
+)
 RATE_LIMIT_PREMIUM = {"infer": 10, "batch_infer": 10, "stream_infer": 10, "system": 5, "models": 5, "plugins": 5}
 LOGIN_ATTEMPTS_PER_MINUTE = read_int("LLAMA_GPU_LOGIN_ATTEMPTS_PER_MINUTE", 10, minimum=1)
 

@@ -3,11 +3,18 @@
 from django.contrib import admin
 from django.urls import include, path
 
+from llama_gpu_site.documentation import ApiDocs, ApiSchema
+
 api = [
+    path("", include("accounts.urls")),
+    path("", include("models_mgmt.urls")),
     path("", include("inference.urls")),
+    path("docs", ApiDocs.as_view(), name="docs"),
+    path("schema", ApiSchema.as_view(), name="schema"),
 ]
 
 urlpatterns = [
+    path("", include("monitoring.urls")),
     path("api/v1/", include(api)),
     path("admin/", admin.site.urls),
 ]

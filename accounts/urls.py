@@ -1,0 +1,12 @@
+"""Addresses of the sign-in doors."""
+
+from django.urls import path
+
+from accounts.api import Login, Logout, Me, Refresh
+
+urlpatterns = [
+    path("auth/login", Login.as_view()),
+    path("auth/refresh", Refresh.as_view()),
+    path("auth/logout", Logout.as_view()),
+    path("auth/me", Me.as_view()),
+]
