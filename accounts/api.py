@@ -24,19 +24,24 @@ from accounts.serializers import (
 )
 from common.client_address import counted_address
 from common.envelope import success
+from common.errors import AuthenticationFailed
+from common.openapi import ErrorResponseBody
 
 
 class Login(Door):
     permission = None
     limit_group = "auth"
 
-    @extend_schema(operation_id="login", tags=["auth"], request=LoginRequest, responses=LoginResponse)
+    @extend_schema(
+        operation_id="login",
+        tags=["auth"],
+        request=LoginRequest,
+        responses={200: LoginResponse, 401: ErrorResponseBody},
+    )
     async def post(self, request: Request) -> Response:
         """Sign in with a username and a password; the answer holds a token for an hour and one to renew it with."""
         fields = LoginRequest.parse(request.data)
-        user = await log_in(
-            username=fields["username"], password=fields["password"], address=counted_address(request)
-        )
+        user = await log_in(username=fields["username"], password=fields["password"], address=counted_address(request))
         token, refresh_token = tokens.issue(user)
         return Response(success(token=token, refresh_token=refresh_token, **_session(user)))
 
@@ -45,7 +50,12 @@ class Refresh(Door):
     permission = None
     limit_group = "auth"
 
-    @extend_schema(operation_id="refresh_token", tags=["auth"], request=RefreshRequest, responses=RefreshResponse)
+    @extend_schema(
+        operation_id="refresh_token",
+        tags=["auth"],
+        request=RefreshRequest,
+        responses={200: RefreshResponse, 401: ErrorResponseBody},
+    )
     async def post(self, request: Request) -> Response:
         """Get a new token for a refresh token."""
         fields = RefreshRequest.parse(request.data)
@@ -70,6 +80,8 @@ class Me(Door):
     @extend_schema(operation_id="get_me", tags=["auth"], responses=MeResponse)
     async def get(self, request: Request) -> Response:
         """Who you are, and what the credential that you sent allows."""
+        if self.caller.user_id is None:
+            raise AuthenticationFailed
         user = await User.objects.aget(pk=self.caller.user_id)
         return Response(success(user=user_body(user), credential=credential_body(self.caller)))
 

@@ -44,7 +44,8 @@ class Door(APIView):
             response = self.handle_exception(error)
         if isinstance(response, Response):
             response = _rendered(response)
-        response.headers.update(self.headers)
+        for name, value in self.headers.items():
+            response.headers[name] = value
         return response
 
     async def options(  # type: ignore[override]  # as above

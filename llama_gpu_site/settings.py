@@ -155,7 +155,7 @@ SPECTACULAR_SETTINGS = {
     "VERSION": API_VERSION,
     "DESCRIPTION": "Shared, governed inference for LLaMA-family models.",
     "SCHEMA_PATH_PREFIX": "/api/v1",
-    "COMPONENT_SPLIT_REQUEST": True,
+    "POSTPROCESSING_HOOKS": [],  # choices stay where they are used; shared enum components would clash
     "APPEND_COMPONENTS": {
         "securitySchemes": {
             "Bearer": {"type": "http", "scheme": "bearer", "description": "An API key or a token of /auth/login."},

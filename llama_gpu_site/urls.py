@@ -1,11 +1,11 @@
 """Every address of the site. Those under /api/ are written without a trailing slash; the middleware drops one."""
 
 from django.contrib import admin
-from django.urls import include, path
+from django.urls import URLPattern, URLResolver, include, path
 
 from llama_gpu_site.documentation import ApiDocs, ApiSchema
 
-api = [
+api: list[URLPattern | URLResolver] = [
     path("", include("accounts.urls")),
     path("", include("models_mgmt.urls")),
     path("", include("inference.urls")),

@@ -54,3 +54,8 @@ class Model(models.Model):
 
     def __str__(self) -> str:
         return self.id
+
+    @property
+    def weight_bytes(self) -> int | None:
+        """What the weights take up in 16 bits, the width that the engine prefers; None if their number is unknown."""
+        return self.parameters * 2 if self.parameters else None

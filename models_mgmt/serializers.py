@@ -1,0 +1,135 @@
+"""What the model doors take and give."""
+
+from typing import Any
+
+from rest_framework import serializers
+
+from common.byte_sizes import format_bytes
+from common.serializers import StrictSerializer
+from models_mgmt.live import LiveModel
+from models_mgmt.models import Model
+
+
+class ModelsQuery(StrictSerializer):
+    loaded = serializers.BooleanField(required=False, help_text="Only models that are loaded, or only those not.")
+    search = serializers.CharField(
+        required=False, max_length=100, allow_blank=True, help_text="A part of the id or the name."
+    )
+
+
+class DeploymentBody(serializers.Serializer[Any]):
+    """The model on one device."""
+
+    device = serializers.CharField()
+    host = serializers.CharField()
+    state = serializers.ChoiceField(choices=["loading", "loaded", "failed"])
+    progress = serializers.FloatField(help_text="From 0 to 1 while it loads.")
+    backend = serializers.CharField(allow_null=True)
+    quantization = serializers.CharField(allow_null=True)
+    memory_usage = serializers.CharField(allow_null=True)
+    memory_usage_bytes = serializers.IntegerField(allow_null=True)
+    running = serializers.IntegerField(help_text="Requests that run now.")
+    waiting = serializers.IntegerField(help_text="Requests that wait for their turn.")
+    error = serializers.CharField(help_text="Why it failed; empty unless it did.")
+
+
+class ModelSummaryBody(serializers.Serializer[Any]):
+    """A model in the list."""
+
+    id = serializers.CharField()
+    name = serializers.CharField()
+    size = serializers.CharField()
+    type = serializers.ChoiceField(choices=Model.Type.choices)
+    loaded = serializers.BooleanField()
+    state = serializers.ChoiceField(choices=["available", "loading", "loaded", "failed"])
+    default = serializers.BooleanField(help_text='Whether "default" means this model.')
+    capabilities = serializers.ListField(child=serializers.CharField())
+    backend = serializers.CharField(required=False, help_text="While it is loaded.")
+    memory_usage = serializers.CharField(required=False, help_text='Measured, such as "6.5GB"; while it is loaded.')
+    memory_usage_bytes = serializers.IntegerField(required=False)
+    estimated_memory = serializers.CharField(required=False, help_text="What its weights need; while it is not loaded.")
+    estimated_memory_bytes = serializers.IntegerField(required=False)
+
+
+class PerformanceBody(serializers.Serializer[Any]):
+    tokens_per_second = serializers.FloatField(allow_null=True, help_text="Decode speed of one request, lately.")
+
+
+class ModelBody(ModelSummaryBody):
+    """A model with all that is known about it."""
+
+    architecture = serializers.CharField(allow_null=True)
+    parameters = serializers.IntegerField(allow_null=True)
+    vocab_size = serializers.IntegerField(allow_null=True)
+    context_length = serializers.IntegerField(allow_null=True)
+    quantization = serializers.CharField(allow_null=True)
+    source_kind = serializers.ChoiceField(choices=Model.SourceKind.choices)
+    created_at = serializers.DateTimeField()
+    performance = PerformanceBody()
+    deployments = DeploymentBody(many=True)
+
+
+class ModelsResponse(serializers.Serializer[Any]):
+    success = serializers.BooleanField()
+    models = ModelSummaryBody(many=True)
+    total_models = serializers.IntegerField()
+    loaded_models = serializers.IntegerField()
+
+
+class ModelResponse(serializers.Serializer[Any]):
+    success = serializers.BooleanField()
+    model = ModelBody()
+
+
+def summary_body(live: LiveModel) -> dict[str, Any]:
+    model = live.model
+    body: dict[str, Any] = {
+        "id": model.id,
+        "name": model.name,
+        "size": model.size,
+        "type": model.type,
+        "loaded": live.is_loaded,
+        "state": live.state,
+        "default": model.is_default,
+        "capabilities": model.capabilities,
+    }
+    if live.ready is not None:
+        body["backend"] = live.ready.backend
+        body |= _size("memory_usage", live.memory_bytes)
+    elif model.weight_bytes is not None:
+        body |= _size("estimated_memory", model.weight_bytes)
+    return body
+
+
+def detail_body(live: LiveModel) -> dict[str, Any]:
+    model, ready = live.model, live.ready
+    return summary_body(live) | {
+        "architecture": (ready.architecture if ready else model.architecture) or None,
+        "parameters": ready.parameters if ready else model.parameters,
+        "vocab_size": ready.vocab_size if ready else model.vocab_size,
+        "context_length": ready.context_length if ready else model.context_length,
+        "quantization": ready.quantization if ready else None,
+        "source_kind": model.source_kind,
+        "created_at": model.created_at,
+        "performance": {"tokens_per_second": live.tokens_per_second},
+        "deployments": [
+            {
+                "device": worker.device,
+                "host": worker.host,
+                "state": deployment.state,
+                "progress": deployment.progress,
+                "backend": deployment.ready.backend if deployment.ready else None,
+                "quantization": deployment.ready.quantization if deployment.ready else None,
+                "memory_usage": format_bytes(deployment.ready.memory_bytes) if deployment.ready else None,
+                "memory_usage_bytes": deployment.ready.memory_bytes if deployment.ready else None,
+                "running": deployment.running,
+                "waiting": deployment.waiting,
+                "error": deployment.error,
+            }
+            for worker, deployment in live.deployments
+        ],
+    }
+
+
+def _size(name: str, size: int) -> dict[str, Any]:
+    return {name: format_bytes(size), f"{name}_bytes": size}

