@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import dj_database_url
+from django.core.exceptions import ImproperlyConfigured
 
 from llama_gpu_site.environment import (
     read_bool,
@@ -35,8 +36,18 @@ def _secret_key() -> str:
     if configured:
         return configured
     path = DATA_DIR / "secret_key"
+    try:
+        return _kept_secret_key(path)
+    except OSError as error:
+        raise ImproperlyConfigured(
+            f"The data folder {DATA_DIR} can't be used ({error.strerror or error}); mend that, or set "
+            "LLAMA_GPU_DATA_DIR to a folder that can be written."
+        ) from error
+
+
+def _kept_secret_key(path: Path) -> str:
     if not path.exists():
-        DATA_DIR.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         fresh = path.with_suffix(f".{secrets.token_hex(4)}")
         fresh.touch(mode=0o600)
         fresh.write_text(secrets.token_urlsafe(50))
@@ -62,6 +73,7 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     DATABASES["default"]["OPTIONS"] = _SQLITE_OPTIONS
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 # `make run` starts a private valkey-server and sets this for every process it supervises.
+EMBEDDED_REDIS = not read_str("REDIS_URL", "")
 REDIS_URL = read_str("REDIS_URL", "redis://127.0.0.1:6379/0")
 REDIS_PREFIX = read_str("LLAMA_GPU_REDIS_PREFIX", "lgpu:")
 
@@ -197,6 +209,7 @@ SLOW_READER_SECONDS = read_float("LLAMA_GPU_SLOW_READER_SECONDS", 30.0, minimum=
 STREAM_BUFFER_EVENTS = read_int("LLAMA_GPU_STREAM_BUFFER_EVENTS", 4096, minimum=16)
 # `demo` is the bundled model; `echo` the deterministic runner for tests and gateway benchmarks.
 DEFAULT_MODEL = read_str("LLAMA_GPU_DEFAULT_MODEL", "demo")
+DEFAULT_MODEL_IS_SET = bool(read_str("LLAMA_GPU_DEFAULT_MODEL", ""))
 ENGINE_MAX_SEQUENCES = read_int("LLAMA_GPU_MAX_SEQUENCES", 32, minimum=1, maximum=1024)
 ENGINE_PREFILL_CHUNK = read_int("LLAMA_GPU_PREFILL_CHUNK", 256, minimum=16)
 ENGINE_THREADS = read_int("LLAMA_GPU_ENGINE_THREADS", 0, minimum=0, maximum=1024)
@@ -231,6 +244,12 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
     "socket_timeout": 30,
     "socket_connect_timeout": 5,
 }
+
+# ---------------------------------------------------------------- what `manage.py up` starts and sets up
+DEVICES = read_list("LLAMA_GPU_DEVICES")
+WEB_PROCESSES = read_int("LLAMA_GPU_WEB_PROCESSES", 1, minimum=1, maximum=64)
+ADMIN_PASSWORD = read_str("LLAMA_GPU_ADMIN_PASSWORD", "")
+API_KEY = read_str("LLAMA_GPU_API_KEY", "")
 
 # ---------------------------------------------------------------- logging
 LOG_LEVEL = read_str("LLAMA_GPU_LOG_LEVEL", "INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))

@@ -1,0 +1,37 @@
+"""`manage.py web`: one web process."""
+
+import socket
+from argparse import ArgumentParser
+from typing import Any
+
+# Comes first: it installs the asyncio reactor.
+from llama_gpu_site.web_server import WebServer  # isort: skip
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+
+class Command(BaseCommand):
+    help = "Serve REST, streams, sockets and pages on LLAMA_GPU_HOST and LLAMA_GPU_PORT."
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--fd", type=int, help="a bound socket to listen on instead, inherited from the supervisor")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        from llama_gpu_site.asgi import application
+
+        inherited = socket.socket(fileno=options["fd"]) if options["fd"] is not None else None
+        server = WebServer(
+            application,
+            address=None if inherited else (settings.HOST, settings.PORT),
+            listening_socket=inherited,
+            slow_reader_seconds=settings.SLOW_READER_SECONDS,
+            body_limit=settings.MAX_BODY_BYTES,
+        )
+        try:
+            server.run()
+        except OSError as error:
+            raise CommandError(f"Port {settings.PORT} can't be listened on: {error.strerror or error}.") from error
+        if server.failure:
+            raise CommandError(f"Port {settings.PORT} on {settings.HOST} can't be listened on: {server.failure}.")

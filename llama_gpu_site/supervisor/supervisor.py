@@ -1,0 +1,256 @@
+"""Brings a server up, keeps it up, and takes it down."""
+
+import queue
+import signal
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from types import FrameType
+
+import psutil
+import redis
+from django.conf import settings
+
+from llama_gpu_site.supervisor import provision
+from llama_gpu_site.supervisor.child import Child, ChildSpec
+from llama_gpu_site.supervisor.console import Console
+from llama_gpu_site.supervisor.failure import StartError
+from llama_gpu_site.supervisor.instance import DataDirLock, InstanceFile, check_data_dir, reserve_port
+from llama_gpu_site.supervisor.leash import Leash
+from llama_gpu_site.supervisor.processes import child_environment, server_processes
+from llama_gpu_site.supervisor.readiness import Answer, attempt_generation, wait_for_generation
+from llama_gpu_site.supervisor.valkey import prepare_valkey
+from llama_gpu_site.supervisor.welcome import display_url, reachable_url, welcome
+from models_mgmt.devices import discover_devices
+
+# Beyond what a worker gives its running requests.
+STOP_SECONDS = 3.0
+KILL_SECONDS = 3.0
+# A process that ends so often before the first generation worked ends the start.
+STARTS_BEFORE_READY = 4
+
+
+@dataclass(frozen=True)
+class Signalled:
+    """SIGINT, SIGTERM or SIGHUP came."""
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A process was started, or ended unasked."""
+
+    child: Child
+
+
+@dataclass(frozen=True)
+class Probed:
+    """The wait for the first generation is over: an answer, or why there will be none."""
+
+    answer: Answer | None
+    failure: StartError | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the preparation came to: what to start, what to show, and what to hand back at the end."""
+
+    specs: list[ChildSpec]
+    redis_url: str
+    model_id: str
+    credentials: provision.Credentials
+    lock: DataDirLock
+    sock: socket.socket
+    instance: InstanceFile
+
+    def close(self) -> None:
+        self.instance.remove()
+        self.sock.close()
+        self.lock.close()
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal came before there was any process to end."""
+
+
+class Supervisor:
+    """One start of the server."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        # SimpleQueue.put may be called from a signal handler.
+        self._inbox: queue.SimpleQueue[Signalled | Changed | Probed] = queue.SimpleQueue()
+        self._children: list[Child] = []
+        self._given_up = threading.Event()
+        self._is_ready = False
+        self._impatient = False
+        self._began = time.monotonic()
+
+    def run(self) -> int:
+        """Serve until a signal comes. Returns the exit status; raises StartError if there was nothing to take down."""
+        _on_signals(_interrupt)
+        try:
+            plan = self._prepare()
+        except Interrupted:
+            self._say("stopped")
+            return 130
+        _on_signals(self._on_signal)
+        leash = Leash(keep_open=[plan.lock.fileno()])
+        try:
+            self._start(plan, leash)
+            return self._serve(plan)
+        finally:
+            self._stop(leash)
+            plan.close()
+
+    # ------------------------------------------------------------ before any process
+
+    def _prepare(self) -> "Plan":
+        check_data_dir(settings.DATA_DIR)
+        lock = DataDirLock(settings.DATA_DIR, console=self._console)
+        sock = reserve_port(settings.HOST, settings.PORT)
+        valkey = prepare_valkey(settings.DATA_DIR) if settings.EMBEDDED_REDIS else None
+        if valkey is None:
+            check_redis(settings.REDIS_URL)
+        credentials = provision.provision_database(self._say)
+        if credentials.password:
+            self._say(f"made the user admin with the password {credentials.password}")
+        if credentials.api_key:
+            self._say(f"made the first API key: {credentials.api_key}")
+        model_id = provision.provision_model(self._say)
+        redis_url = valkey.url if valkey else settings.REDIS_URL
+        environment = child_environment(redis_url)
+        specs = server_processes(
+            manage=settings.BASE_DIR / "manage.py",
+            environment=environment,
+            devices=discover_devices(settings.DEVICES),
+            web_processes=settings.WEB_PROCESSES,
+            listening_fd=sock.fileno(),
+        )
+        if valkey:
+            specs.insert(0, ChildSpec("valkey", valkey.command, environment, last=True, unshown=("overcommit",)))
+        return Plan(specs, redis_url, model_id, credentials, lock, sock, InstanceFile(settings.DATA_DIR))
+
+    # ------------------------------------------------------------ up
+
+    def _start(self, plan: "Plan", leash: Leash) -> None:
+        self._children = [
+            Child(spec, console=self._console, leash=leash, on_change=lambda child: self._inbox.put(Changed(child)))
+            for spec in plan.specs
+        ]
+        self._say(f"starting {', '.join(child.spec.name for child in self._children)}")
+        for child in self._children:
+            child.start()
+        arguments = (reachable_url(settings.HOST, settings.PORT), provision.access_token())
+        threading.Thread(target=self._probe, args=arguments, name="readiness", daemon=True).start()
+
+    def _probe(self, url: str, token: str) -> None:
+        try:
+            answer = wait_for_generation(lambda: attempt_generation(url, token), say=self._say, given_up=self._given_up)
+            self._inbox.put(Probed(answer))
+        except StartError as error:
+            self._inbox.put(Probed(None, error))
+
+    def _serve(self, plan: "Plan") -> int:
+        while True:
+            match self._inbox.get():
+                case Signalled():
+                    return 0
+                case Changed(child):
+                    self._write_instance(plan)
+                    if not self._is_ready and child.backoff.failures >= STARTS_BEFORE_READY:
+                        self._say(f"{child.spec.name} does not start; the lines above tell why")
+                        return 1
+                case Probed(answer, failure):
+                    if failure is not None:
+                        self._say(str(failure))
+                        return 1
+                    if answer is not None:
+                        self._is_ready = True
+                        self._write_instance(plan)
+                        seconds = time.monotonic() - self._began
+                        url = display_url(settings.HOST, settings.PORT)
+                        self._console.plain(welcome(url, plan.model_id, plan.credentials, answer, seconds=seconds))
+
+    def _write_instance(self, plan: "Plan") -> None:
+        plan.instance.write(
+            {
+                "url": reachable_url(settings.HOST, settings.PORT),
+                "redis_url": plan.redis_url,
+                "model": plan.model_id,
+                "ready": self._is_ready,
+                "processes": {child.spec.name: child.pid for child in self._children},
+            }
+        )
+
+    # ------------------------------------------------------------ down
+
+    def _stop(self, leash: Leash) -> None:
+        """End every process and their processes; a second signal ends them at once."""
+        self._given_up.set()
+        self._say("stopping")
+        family = descendants(besides=leash.pid)
+        for group in ([c for c in self._children if not c.spec.last], [c for c in self._children if c.spec.last]):
+            for child in group:
+                child.stop()
+            if not self._wait(group, settings.DRAIN_SECONDS + STOP_SECONDS):
+                for child in group:
+                    child.kill()
+                for child in group:
+                    child.wait(KILL_SECONDS)
+        _, left = psutil.wait_procs(family, timeout=0 if self._signalled_again() else KILL_SECONDS)
+        for process in left:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        leash.close()
+        self._say("stopped")
+
+    def _wait(self, group: list[Child], seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while not all(child.wait(0) for child in group):
+            if time.monotonic() > deadline or self._signalled_again():
+                return False
+            time.sleep(0.02)
+        return True
+
+    def _signalled_again(self) -> bool:
+        while not self._impatient:
+            try:
+                self._impatient = isinstance(self._inbox.get_nowait(), Signalled)
+            except queue.Empty:
+                return False
+        return True
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._inbox.put(Signalled())
+
+    def _say(self, text: str) -> None:
+        self._console.line("up", text)
+
+
+def check_redis(url: str) -> None:
+    """Raises StartError when the configured Redis does not answer."""
+    client = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5)
+    try:
+        client.ping()
+    except (redis.RedisError, OSError) as error:
+        raise StartError(
+            f"The Redis server that REDIS_URL names does not answer ({error}); start it or correct it."
+        ) from error
+    finally:
+        client.close()
+
+
+def descendants(besides: int) -> list[psutil.Process]:
+    return [process for process in psutil.Process().children(recursive=True) if process.pid != besides]
+
+
+def _on_signals(handler: "signal._HANDLER") -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise Interrupted

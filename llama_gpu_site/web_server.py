@@ -1,0 +1,177 @@
+"""The web process's server: Daphne with backpressure and bounded request bodies.
+
+Daphne hands everything an application sends to the transport at once, however slowly the client reads, so that one
+stalled stream can fill the memory. Here a `send` waits while the transport's buffer is above its high-water mark, and a
+client that takes nothing at all for a while is dropped. Request bodies over the limit are not stored: the application
+sees one byte more than it allows and answers 413 by itself.
+"""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+import daphne.server
+from daphne.http_protocol import HTTPFactory, WebRequest
+from twisted.internet import reactor
+from twisted.internet.interfaces import IPushProducer
+from zope.interface import implementer
+
+logger = logging.getLogger(__name__)
+
+# A client that goes on sending after this many times the limit is not waiting for our 413.
+_PATIENCE_WITH_BODIES = 16
+_BACKLOG = 1024
+
+
+@implementer(IPushProducer)
+class Flow:
+    """Whether a connection takes more data, as its transport tells it."""
+
+    def __init__(self) -> None:
+        self._room = asyncio.Event()
+        self._room.set()
+
+    def pauseProducing(self) -> None:  # noqa: N802 — Twisted's name
+        self._room.clear()
+
+    def resumeProducing(self) -> None:  # noqa: N802 — Twisted's name
+        self._room.set()
+
+    def stopProducing(self) -> None:  # noqa: N802 — Twisted's name
+        self._room.set()
+
+    @property
+    def is_open(self) -> bool:
+        return self._room.is_set()
+
+    async def wait(self, seconds: float) -> bool:
+        """Whether there was room within so many seconds."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._room.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+class BoundedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
+    """A request that keeps no more of its body than the application takes."""
+
+    body_limit = 0
+    _received = 0
+
+    def handleContentChunk(self, data: bytes) -> None:  # noqa: N802 — Twisted's name
+        room = self.body_limit + 1 - self._received
+        self._received += len(data)
+        if room > 0:
+            super().handleContentChunk(data[:room])
+        elif self._received > _PATIENCE_WITH_BODIES * self.body_limit:
+            self.channel.loseConnection()
+
+    def finish(self) -> None:
+        if self.producer is not None:
+            self.unregisterProducer()
+        super().finish()
+
+
+class WebServer(daphne.server.Server):  # type: ignore[misc]  # daphne has no types
+    """A Daphne server on one TCP socket, given or made."""
+
+    def __init__(
+        self,
+        application: Any,
+        *,
+        address: tuple[str, int] | None = None,
+        listening_socket: socket.socket | None = None,
+        slow_reader_seconds: float,
+        body_limit: int,
+        **options: Any,
+    ) -> None:
+        self.failure: str | None = None
+        self._socket = listening_socket
+        self._slow_reader_seconds = slow_reader_seconds
+        self._body_limit = body_limit
+        endpoints = []
+        if address is not None:
+            host = address[0].replace(":", r"\:")
+            endpoints = [f"tcp:port={address[1]}:interface={host}:backlog={_BACKLOG}"]
+        super().__init__(application, endpoints=endpoints or ["adopted"], server_name="", **options)
+        self.endpoints = endpoints
+        self.ready_callable = self._adopt
+
+    def run(self) -> None:
+        # The base class makes its factory by this name; there is no other way to give it ours.
+        daphne.server.HTTPFactory = self._make_http_factory
+        super().run()
+
+    async def handle_reply(self, protocol: Any, message: Mapping[str, Any]) -> None:
+        """Hand on what the application sends, and wait while the client does not keep up."""
+        connection = self.connections.get(protocol)
+        await super().handle_reply(protocol, message)
+        if connection is None or "disconnected" in connection:
+            return
+        flow: Flow | None = connection.get("flow")
+        if flow is None:
+            flow = connection["flow"] = self._watch(protocol)
+        if not flow.is_open:
+            await self._drain(protocol, connection, flow)
+
+    async def _drain(self, protocol: Any, connection: Mapping[str, Any], flow: Flow) -> None:
+        progress = _unsent(protocol)
+        while "disconnected" not in connection and not await flow.wait(self._slow_reader_seconds):
+            before, progress = progress, _unsent(protocol)
+            if progress == before:
+                logger.info("a client took nothing for %g s and was dropped", self._slow_reader_seconds)
+                protocol.transport.abortConnection()
+                return
+
+    def _watch(self, protocol: Any) -> Flow:
+        flow = Flow()
+        if isinstance(protocol, WebRequest):
+            if not protocol.finished and protocol.channel is not None:
+                protocol.registerProducer(flow, True)
+        else:  # a websocket took the transport over from its HTTP channel, which is still its producer
+            protocol.transport.unregisterProducer()
+            protocol.transport.registerProducer(flow, True)
+        return flow
+
+    def listen_error(self, failure: Any) -> None:
+        self.failure = failure.getErrorMessage()
+        self.stop()
+
+    def kill_all_applications(self) -> None:
+        """Cancel what runs. (The base class fails on connections whose application has already ended.)"""
+        for details in self.connections.values():
+            application = details.get("application_instance")
+            if application is not None and not application.done():
+                application.cancel()
+
+    def _adopt(self) -> None:
+        if self._socket is not None:
+            self._socket.listen(_BACKLOG)
+            self._socket.setblocking(False)
+            reactor.adoptStreamPort(self._socket.fileno(), self._socket.family, self.http_factory)
+
+    def _make_http_factory(self, server: "WebServer") -> HTTPFactory:
+        return BoundedHTTPFactory(server, self._body_limit)
+
+
+class BoundedHTTPFactory(HTTPFactory):  # type: ignore[misc]  # daphne has no types
+    """Makes connections whose requests are bounded."""
+
+    def __init__(self, server: WebServer, body_limit: int) -> None:
+        super().__init__(server)
+        self._request_class = type("LimitedRequest", (BoundedRequest,), {"body_limit": body_limit})
+
+    def buildProtocol(self, addr: Any) -> Any:  # noqa: N802 — Twisted's name
+        protocol = super().buildProtocol(addr)
+        protocol.requestFactory = self._request_class
+        return protocol
+
+
+def _unsent(protocol: Any) -> tuple[int, int]:
+    """Changes whenever the client took something, as long as nothing more is written."""
+    transport = getattr(protocol, "transport", None)
+    return (len(getattr(transport, "dataBuffer", b"")), getattr(transport, "offset", 0))
