@@ -1,0 +1,126 @@
+"""One request as its web process sees it: a bounded queue of events with exactly one end."""
+
+import asyncio
+from collections import deque
+
+from common.errors import ApiError, from_code
+from engine.messages import Accepted, Delta, Failed, Finished, RequestEvent
+
+Event = Delta | Finished | Failed
+
+
+class Call:
+    """Takes a request's events from the gateway's reader and hands them to the one coroutine that waits for them.
+
+    `worker_id` is the worker it was sent to, then the one that accepted it. Times are those of the event loop.
+    """
+
+    __slots__ = (
+        "_loop",
+        "_pending",
+        "_waiter",
+        "accepted_at",
+        "backend",
+        "ended",
+        "job_id",
+        "limit",
+        "model_id",
+        "prompt_tokens",
+        "queue",
+        "request_id",
+        "submitted_at",
+        "timer",
+        "worker_id",
+    )
+
+    def __init__(self, request_id: str, *, job_id: str, model_id: str, queue: str, worker_id: str, limit: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._pending: deque[Event] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self.request_id = request_id
+        self.job_id = job_id
+        self.model_id = model_id
+        self.queue = queue
+        self.worker_id = worker_id
+        self.limit = limit
+        self.backend = ""
+        self.prompt_tokens = 0
+        self.submitted_at = self._loop.time()
+        self.accepted_at: float | None = None
+        self.ended = False
+        self.timer: asyncio.TimerHandle | None = None
+
+    @property
+    def accept_time(self) -> float:
+        """Seconds from submission until an engine accepted the request."""
+        return (self.accepted_at or self.submitted_at) - self.submitted_at
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the reader is so far behind that the request should be dropped."""
+        return len(self._pending) >= self.limit
+
+    def deliver(self, event: RequestEvent) -> None:
+        """Queue an event; whatever comes after the end is ignored."""
+        if self.ended:
+            return
+        if isinstance(event, Accepted):
+            self.accepted_at = self._loop.time()
+            self.prompt_tokens = event.prompt_tokens
+        else:
+            self._pending.append(event)
+            self.ended = not isinstance(event, Delta)
+            if self.ended and self.timer is not None:
+                self.timer.cancel()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def fail(self, error: ApiError, *, drop: bool = False) -> None:
+        """End with an error of our own; `drop` forgets what was not read yet."""
+        if drop:
+            self._pending.clear()
+        self.deliver(Failed(self.request_id, error.code, error.message, error.details))
+
+    async def accepted(self) -> None:
+        """Wait until an engine has taken the request. Raises ApiError when it was refused."""
+        while self.accepted_at is None and not self.ended:
+            await self._wait(None)
+        if self._pending and isinstance(first := self._pending[0], Failed):
+            raise error_of(first)
+
+    async def drain(self, seconds: float | None = None) -> list[Event]:
+        """Everything that has come in, after waiting for something; empty when nothing came within `seconds`."""
+        if not self._pending:
+            await self._wait(seconds)
+        events = list(self._pending)
+        self._pending.clear()
+        return events
+
+    async def result(self) -> Finished:
+        """Wait for the end. Raises ApiError."""
+        while True:
+            for event in await self.drain():
+                if isinstance(event, Finished):
+                    return event
+                if isinstance(event, Failed):
+                    raise error_of(event)
+
+    async def _wait(self, seconds: float | None) -> None:
+        waiter = self._waiter = self._loop.create_future()
+        timer = None if seconds is None else self._loop.call_later(seconds, _wake, waiter)
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+            if timer is not None:
+                timer.cancel()
+
+
+def error_of(event: Failed) -> ApiError:
+    """The API's error for a request's bad end."""
+    return from_code(event.code, event.message, event.details)
+
+
+def _wake(waiter: "asyncio.Future[None]") -> None:
+    if not waiter.done():
+        waiter.set_result(None)

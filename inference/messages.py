@@ -1,0 +1,75 @@
+"""What the gateway of a web process and a worker say to each other, through the broker and Redis."""
+
+from typing import Literal
+
+import msgspec
+
+from engine.messages import Generate, RequestEvent
+
+Kind = Literal["infer", "batch_infer", "stream_infer"]
+
+
+class Job(msgspec.Struct, frozen=True):
+    """One Celery task: one or more requests for one model that share a deadline.
+
+    Each of `requests` has an id of its own, unique beyond this job: the public `request_id`, which clients may choose
+    and repeat, `~`, and the gateway's number. `reply_to` is the web process that waits. Times are Unix seconds.
+    """
+
+    job_id: str
+    request_id: str
+    kind: Kind
+    model_id: str
+    reply_to: str
+    requests: tuple[Generate, ...]
+    submitted_at: float
+    expires_at: float
+    user_id: int | None = None
+    key_id: int | None = None
+
+    def encode(self) -> str:
+        return _job_encoder.encode(self).decode()
+
+
+class Frame(msgspec.Struct, frozen=True, array_like=True):
+    """What one worker has to tell one web process. `sequence` counts these frames from 1: none is lost unseen."""
+
+    worker_id: str
+    backend: str
+    sequence: int
+    events: tuple[RequestEvent, ...]
+
+    def encode(self) -> bytes:
+        return _frame_encoder.encode(self)
+
+
+class Cancel(msgspec.Struct, frozen=True):
+    """Ends requests at the worker that runs them. `reason`: `disconnected`, `timeout`, `slow_reader`, `lost`."""
+
+    request_ids: tuple[str, ...]
+    reason: str
+
+    def encode(self) -> bytes:
+        return _frame_encoder.encode(self)
+
+
+_job_encoder = msgspec.json.Encoder()
+_job_decoder = msgspec.json.Decoder(Job)
+_frame_encoder = msgspec.msgpack.Encoder()
+_frame_decoder = msgspec.msgpack.Decoder(Frame)
+_cancel_decoder = msgspec.msgpack.Decoder(Cancel)
+
+
+def decode_job(text: str) -> Job:
+    """Raises msgspec.DecodeError."""
+    return _job_decoder.decode(text)
+
+
+def decode_frame(data: bytes) -> Frame:
+    """Raises msgspec.DecodeError."""
+    return _frame_decoder.decode(data)
+
+
+def decode_cancel(data: bytes) -> Cancel:
+    """Raises msgspec.DecodeError."""
+    return _cancel_decoder.decode(data)

@@ -1,0 +1,62 @@
+"""What is kept of a request: figures, never its text."""
+
+from django.conf import settings
+from django.db import models
+
+
+class RequestRecord(models.Model):
+    """One ended request, or one item of a batch. Written by the worker, off the hot path.
+
+    Times are in seconds: `total_time` from submission to the end, the others as the engine measured them.
+    """
+
+    class State(models.TextChoices):
+        COMPLETED = "completed"
+        FAILED = "failed"
+        CANCELLED = "cancelled"
+
+    class Kind(models.TextChoices):
+        INFER = "infer"
+        BATCH = "batch_infer"
+        STREAM = "stream_infer"
+
+    request_id = models.CharField(max_length=64, db_index=True)
+    item = models.PositiveIntegerField(default=0)
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="+",
+        db_constraint=False,  # a user deleted meanwhile must not cost a batch of rows
+    )
+    key = models.ForeignKey(
+        "accounts.ApiKey", null=True, blank=True, on_delete=models.SET_NULL, related_name="+", db_constraint=False
+    )
+    model = models.CharField(max_length=200)
+    kind = models.CharField(max_length=16, choices=Kind.choices)
+    state = models.CharField(max_length=16, choices=State.choices)
+    finish_reason = models.CharField(max_length=16, blank=True)
+    cancel_reason = models.CharField(max_length=32, blank=True)
+    error_code = models.CharField(max_length=64, blank=True)
+    backend = models.CharField(max_length=16)
+    worker = models.CharField(max_length=200)
+    prompt_tokens = models.PositiveIntegerField(default=0)
+    completion_tokens = models.PositiveIntegerField(default=0)
+    cached_tokens = models.PositiveIntegerField(default=0)
+    queue_time = models.FloatField(default=0.0)
+    prefill_time = models.FloatField(default=0.0)
+    decode_time = models.FloatField(default=0.0)
+    total_time = models.FloatField(default=0.0)
+    created_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ("-created_at", "-id")
+        indexes = (
+            models.Index(fields=["created_at"], name="record_created"),
+            models.Index(fields=["model", "created_at"], name="record_model_created"),
+            models.Index(fields=["user", "created_at"], name="record_user_created"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.request_id} {self.state}"

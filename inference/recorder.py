@@ -1,0 +1,122 @@
+"""Writes the requests' records and log lines, in batches, on a thread of its own."""
+
+import logging
+import queue
+import threading
+import time
+from datetime import UTC, datetime
+
+from django.db import DatabaseError, close_old_connections, connection
+
+from common.request_id import request_id as current_request_id
+from engine.messages import Failed, Finished, RequestEvent
+from inference.models import RequestRecord
+from inference.running import Running
+
+logger = logging.getLogger(__name__)
+
+_GATHER_SECONDS = 0.5
+_BATCH = 200
+_ATTEMPTS = 3
+
+
+class Recorder:
+    """Takes ended requests; a database that fails costs records, never answers."""
+
+    def __init__(self, worker: str, backend: str) -> None:
+        self._worker = worker
+        self._backend = backend
+        self._queue: queue.SimpleQueue[RequestRecord | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Write what is left, then end."""
+        self._queue.put(None)
+        self._thread.join(5.0)
+
+    def put(self, entry: Running, end: RequestEvent) -> None:
+        self._queue.put(self._record(entry, end))
+
+    def _record(self, entry: Running, end: RequestEvent) -> RequestRecord:
+        job = entry.parent.job
+        record = RequestRecord(
+            request_id=job.request_id,
+            item=entry.index,
+            user_id=job.user_id,
+            key_id=job.key_id,
+            model=job.model_id,
+            kind=job.kind,
+            state=RequestRecord.State.FAILED,
+            cancel_reason=entry.cancelled,
+            backend=self._backend,
+            worker=self._worker,
+            prompt_tokens=entry.prompt_tokens,
+            total_time=max(0.0, time.time() - job.submitted_at),
+            created_at=datetime.fromtimestamp(job.submitted_at, UTC),
+        )
+        if isinstance(end, Failed):
+            record.error_code = end.code
+        elif isinstance(end, Finished):
+            cancelled = end.finish_reason == "cancelled"
+            record.state = RequestRecord.State.CANCELLED if cancelled else RequestRecord.State.COMPLETED
+            record.finish_reason = end.finish_reason
+            record.completion_tokens = end.completion_tokens
+            record.cached_tokens = end.cached_tokens
+            record.queue_time = end.queue_time
+            record.prefill_time = end.prefill_time
+            record.decode_time = end.decode_time
+        return record
+
+    def _run(self) -> None:
+        stopping = False
+        while not stopping:
+            records: list[RequestRecord] = []
+            item = self._queue.get()
+            due = time.monotonic() + _GATHER_SECONDS
+            while item is not None:
+                records.append(item)
+                if len(records) >= _BATCH:
+                    break
+                try:
+                    item = self._queue.get(timeout=max(0.0, due - time.monotonic()))
+                except queue.Empty:
+                    break
+            stopping = item is None
+            if records:
+                self._write(records)
+        connection.close()
+
+    def _write(self, records: list[RequestRecord]) -> None:
+        for record in records:
+            _log(record)
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                close_old_connections()
+                RequestRecord.objects.bulk_create(records)
+            except DatabaseError:
+                logger.warning("%d records could not be written, attempt %d", len(records), attempt, exc_info=True)
+                time.sleep(attempt * 0.5)
+            except Exception:
+                logger.exception("%d records could not be written", len(records))
+                return
+            else:
+                return
+
+
+def _log(record: RequestRecord) -> None:
+    token = current_request_id.set(record.request_id)
+    logger.info(
+        "%s %s on %s: %s, %d prompt and %d new tokens, queued %.3f s, %.3f s in all",
+        record.kind,
+        record.state,
+        record.model,
+        record.error_code or record.cancel_reason or record.finish_reason,
+        record.prompt_tokens,
+        record.completion_tokens,
+        record.queue_time,
+        record.total_time,
+    )
+    current_request_id.reset(token)

@@ -1,0 +1,173 @@
+"""What can be asked of the models: one completion, a stream of it, a batch."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from accounts.caller import Caller
+from common.errors import ApiError, InvalidInput
+from engine.messages import Generate
+from inference.bodies import BatchRequest, InferRequest, Prompt
+from inference.calls import Call
+from inference.gateway import Gateway, gateway
+from inference.messages import Kind
+from inference.results import figures, result
+from inference.sse import EventStream
+from models_mgmt.models import Model
+from models_mgmt.selectors import aresolve_model
+
+# Celery's scale has 0 as the highest, the engine's the other way round.
+_BROKER_PRIORITY = {"premium": 0, "standard": 3}
+_ENGINE_PRIORITY = {"premium": 1, "standard": 0}
+
+
+Item = tuple[str, Prompt | InvalidInput]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Whose request it is, under which id, and through which door."""
+
+    caller: Caller
+    request_id: str
+    kind: Kind
+
+
+def check_fits(model: Model, prompt: Prompt) -> None:
+    """Raise InvalidInput for what the model's row alone tells it can't do; the engine checks the rest."""
+    context = model.context_length
+    if context is not None and prompt.params.max_tokens >= context:
+        details = {"max_tokens": prompt.params.max_tokens, "context_length": context}
+        raise InvalidInput("max_tokens must leave room in the model's context.", field="max_tokens", details=details)
+    if model.type == Model.Type.BASE and model.source_kind != Model.SourceKind.ECHO:
+        for field in ("messages", "system"):
+            if getattr(prompt, field) is not None:
+                raise InvalidInput("A base model has no chat template; send text alone.", field=field)
+
+
+async def infer(*, request: InferRequest, origin: Origin) -> dict[str, Any]:
+    """Run one request to its end and return its result. Raises ApiError."""
+    road = gateway()
+    model = await aresolve_model(request.model)
+    check_fits(model, request.prompt)
+    (call,) = await _submit(road, model, [request.prompt], origin, seconds=request.seconds, stream=False)
+    try:
+        return result(call, await call.result())
+    finally:
+        road.close(call)
+
+
+async def stream_infer(*, request: InferRequest, origin: Origin) -> EventStream:
+    """Start one request and return its events once an engine has accepted it. Raises ApiError."""
+    started_at = time.perf_counter()
+    road = gateway()
+    model = await aresolve_model(request.model)
+    check_fits(model, request.prompt)
+    (call,) = await _submit(road, model, [request.prompt], origin, seconds=request.seconds, stream=True)
+    try:
+        await call.accepted()
+    except BaseException:
+        road.close(call)
+        raise
+    return EventStream(road, call, request_id=origin.request_id, started_at=started_at)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """The results in input order, and the device they ran on ("" when none did)."""
+
+    results: list[dict[str, Any]]
+    failed: int
+    backend: str
+
+
+async def batch_infer(*, request: BatchRequest, origin: Origin) -> BatchResult:
+    """Run a batch to its end; a bad item has an `error` in its result.
+
+    Raises ApiError when the whole batch fails, also when every good item of it failed by no fault of its own.
+    """
+    model = await aresolve_model(request.model)
+    items = [(item_id, _fitting(model, prompt)) for item_id, prompt in request.items]
+    prompts = [prompt for _, prompt in items if isinstance(prompt, Prompt)]
+    if not prompts:
+        return _assembled(items, iter(()), backend="")
+    road = gateway()
+    calls = await _submit(road, model, prompts, origin, seconds=request.seconds, stream=False)
+    try:
+        outcomes = await asyncio.gather(*(_outcome(call) for call in calls))
+    finally:
+        road.close(*calls)
+    errors = [outcome for outcome in outcomes if isinstance(outcome, ApiError)]
+    if len(errors) == len(outcomes) and not any(error.status < 500 for error in errors):
+        raise errors[0]
+    return _assembled(items, iter(outcomes), backend=next((call.backend for call in calls if call.backend), ""))
+
+
+def _fitting(model: Model, prompt: Prompt | InvalidInput) -> Prompt | InvalidInput:
+    if isinstance(prompt, Prompt):
+        try:
+            check_fits(model, prompt)
+        except InvalidInput as error:
+            return error
+    return prompt
+
+
+async def _outcome(call: Call) -> dict[str, Any] | ApiError:
+    try:
+        end = await call.result()
+    except ApiError as error:
+        return error
+    return {"generated_text": end.text, **figures(call, end)}
+
+
+def _assembled(items: list[Item], outcomes: Iterator[dict[str, Any] | ApiError], *, backend: str) -> BatchResult:
+    results: list[dict[str, Any]] = []
+    failed = 0
+    for index, (item_id, prompt) in enumerate(items):
+        outcome: Any = prompt if isinstance(prompt, InvalidInput) else next(outcomes)
+        if isinstance(outcome, ApiError):
+            failed += 1
+            results.append({"id": item_id, "error": _described(outcome, index)})
+        else:
+            results.append({"id": item_id, **outcome})
+    return BatchResult(results=results, failed=failed, backend=backend)
+
+
+def _described(error: ApiError, index: int) -> dict[str, Any]:
+    """An item's error; a field that an engine has named gets its place in the batch."""
+    details = dict(error.details)
+    field = details.get("field")
+    if isinstance(field, str) and not field.startswith("inputs["):
+        details["field"] = f"inputs[{index}].{field}"
+    return {"code": error.code, "message": error.message, "details": details}
+
+
+async def _submit(
+    road: Gateway, model: Model, prompts: list[Prompt], origin: Origin, *, seconds: float, stream: bool
+) -> list[Call]:
+    tier = origin.caller.tier
+    requests = [
+        Generate(
+            request_id=road.new_id(origin.request_id),
+            params=prompt.params,
+            text=prompt.text,
+            messages=prompt.messages,
+            system=prompt.system,
+            raw=prompt.raw or (model.type == Model.Type.BASE and prompt.messages is None),
+            priority=_ENGINE_PRIORITY[tier],
+            stream=stream,
+        )
+        for prompt in prompts
+    ]
+    return await road.submit(
+        requests,
+        request_id=origin.request_id,
+        kind=origin.kind,
+        model_id=model.id,
+        seconds=seconds,
+        user_id=origin.caller.user_id,
+        key_id=origin.caller.key_id,
+        broker_priority=_BROKER_PRIORITY[tier],
+    )

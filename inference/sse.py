@@ -1,0 +1,89 @@
+"""A call as Server-Sent Events."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+from django.conf import settings
+
+from common.envelope import failure, timestamp
+from engine.messages import Delta, Failed, Finished
+from inference.calls import Call, Event, error_of
+from inference.gateway import Gateway
+from inference.results import figures
+
+KEEP_ALIVE = b": keep-alive\n\n"
+_encode = msgspec.json.Encoder().encode
+
+
+class EventStream:
+    """Yields the events of an accepted call; each chunk holds everything that has come in since the last one.
+
+    The call is closed with the stream, also when the client leaves before the first chunk is asked for.
+    """
+
+    def __init__(self, gateway: Gateway, call: Call, *, request_id: str, started_at: float) -> None:
+        self._gateway = gateway
+        self._call = call
+        self._request_id = request_id
+        self._started_at = started_at
+        self._position = 0
+        self._loop = asyncio.get_running_loop()
+        self._chunks = self._generate()
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._chunks
+
+    async def aclose(self) -> None:
+        self._gateway.close(self._call)
+
+    def close(self) -> None:
+        """For the response's end, which Django may tell from a thread."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._gateway.close, self._call)
+
+    async def _generate(self) -> AsyncIterator[bytes]:
+        try:
+            ended = False
+            while not ended:
+                events = await self._call.drain(settings.SSE_KEEP_ALIVE_SECONDS)
+                if events:
+                    yield b"".join(map(self._line, events))
+                    ended = not isinstance(events[-1], Delta)
+                else:
+                    yield KEEP_ALIVE
+        finally:
+            self._gateway.close(self._call)
+
+    def _line(self, event: Event) -> bytes:
+        if isinstance(event, Delta):
+            line = b'data: {"token": %b, "position": %d, "is_complete": false}\n\n' % (
+                _encode(event.text),
+                self._position,
+            )
+            self._position += 1
+            return line
+        if isinstance(event, Finished):
+            return b"data: %b\n\n" % _encode(self._last(event))
+        return error_event(event, self._request_id)
+
+    def _last(self, end: Finished) -> dict[str, Any]:
+        return {
+            "token": end.delta,
+            "position": self._position,
+            "is_complete": True,
+            "final_text": end.text,
+            **figures(self._call, end),
+            "model_used": self._call.model_id,
+            "backend": self._call.backend,
+            "request_id": self._request_id,
+            "timestamp": timestamp(),
+            "processing_time": round(time.perf_counter() - self._started_at, 4),
+        }
+
+
+def error_event(event: Failed, request_id: str) -> bytes:
+    """The section 8.1 body, after the answer's status has gone out."""
+    return b"event: error\ndata: %b\n\n" % _encode(failure(error_of(event), request_id))

@@ -1,0 +1,223 @@
+"""The living parts of a device's worker process: engines, replies, heartbeat, control, records."""
+
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from typing import Any
+
+from django.conf import settings
+
+from common.errors import ApiError
+from common.redis import sync_redis
+from engine.client import EngineGone
+from engine.messages import Failed, RequestEvent
+from inference import keys
+from inference.control import ControlListener
+from inference.heartbeat import Heartbeat
+from inference.messages import Job
+from inference.recorder import Recorder
+from inference.replies import ReplySender
+from inference.running import Running, RunningJob, RunningTable, cancelled_end
+from models_mgmt.engines import Engine, EnginePool, LoadError, backend_of
+from models_mgmt.presence import WorkerReport, queue_name
+from models_mgmt.selectors import resolve_model
+
+logger = logging.getLogger(__name__)
+
+_GRACE_SECONDS = 2.0
+_ABORT_SECONDS = 5.0
+_CLAIM_SLACK_SECONDS = 60.0
+
+
+class WorkerRuntime:
+    """One per worker process. `run` is called by many task threads at once."""
+
+    def __init__(self, device: str) -> None:
+        host = socket.gethostname()
+        self._report = WorkerReport(
+            worker_id=f"{host}-{device}-{os.getpid()}-{secrets.token_hex(3)}",
+            host=host,
+            device=device,
+            backend=backend_of(device),
+            queue=queue_name(host, device),
+            pid=os.getpid(),
+            started_at=time.time(),
+        )
+        self._table = RunningTable()
+        self._recorder = Recorder(worker=f"{host}/{device}", backend=self._report.backend)
+        self._replies = ReplySender(self._report.worker_id, self._report.backend, self._table, self._recorder.put)
+        self._pool = EnginePool(device=device, on_events=self._replies.put)
+        self._heartbeat = Heartbeat(self._table, self.report)
+        self._control = ControlListener(self._report.queue, self._table)
+        self._draining = threading.Event()
+
+    def start(self) -> None:
+        self._recorder.start()
+        self._replies.start()
+        self._control.start()
+        self._heartbeat.start()
+        threading.Thread(target=self._preload, name="preload", daemon=True).start()
+        threading.Thread(target=self._drain, name="drain", daemon=True).start()
+        logger.info("worker %s takes work from the queue %s", self._report.worker_id, self._report.queue)
+
+    def report(self) -> WorkerReport:
+        """This worker as of now."""
+        fixed = self._report
+        return WorkerReport(
+            worker_id=fixed.worker_id,
+            host=fixed.host,
+            device=fixed.device,
+            backend=fixed.backend,
+            queue=fixed.queue,
+            pid=fixed.pid,
+            started_at=fixed.started_at,
+            draining=self._draining.is_set(),
+            deployments=self._pool.reports(),
+        )
+
+    def run(self, job: Job) -> None:
+        """Run a job to its end. A second delivery of it does nothing."""
+        try:
+            parent, entries = self._table.add(job)
+        except KeyError:
+            logger.warning("job %s is running already", job.job_id)
+            return
+        try:
+            if not self._claim(job, entries):
+                logger.warning("job %s was begun before; it is not run again", job.job_id)
+                self._table.match([Failed(entry.request_id, "", "") for entry in entries])
+                return
+            self._submit(job, entries)
+        except Exception:
+            logger.exception("job %s failed before it reached its engine", job.job_id)
+            self._replies.put(tuple(Failed(e.request_id, "INFERENCE_FAILED", "The worker failed.") for e in entries))
+        self._wait(parent, entries)
+
+    def drain(self) -> None:
+        """Let what runs end for a while, then end it; takes no new work meanwhile. Called in a signal handler."""
+        self._draining.set()
+
+    def stop(self) -> None:
+        """End every engine and thread."""
+        self._draining.set()
+        self._pool.stop()
+        self._control.stop()
+        self._replies.stop()
+        self._recorder.stop()
+        self._heartbeat.stop()
+
+    # ------------------------------------------------------------ one job
+
+    def _claim(self, job: Job, entries: list[Running]) -> bool:
+        """Mark a job as begun, and see whether its requests were cancelled before. False when it was begun before."""
+        left = job.expires_at - time.time()
+        if left <= -_GRACE_SECONDS:
+            return False
+        with sync_redis().pipeline(transaction=False) as pipe:
+            expiry = int((left + _CLAIM_SLACK_SECONDS) * 1000)
+            pipe.set(keys.claim(job.job_id), self._report.worker_id, nx=True, px=expiry)
+            pipe.mget([keys.cancelled(entry.request_id) for entry in entries])
+            claimed, reasons = pipe.execute()
+        for entry, reason in zip(entries, reasons, strict=True):
+            if reason is not None:
+                entry.cancelled = reason.decode()
+        return bool(claimed)
+
+    def _submit(self, job: Job, entries: list[Running]) -> None:
+        if all(entry.cancelled for entry in entries):
+            self._replies.put(tuple(cancelled_end(entry) for entry in entries))
+            return
+        try:
+            engine = self._pool.get(job.model_id)
+        except LoadError as error:
+            self._replies.put(tuple(Failed(e.request_id, error.code, error.message) for e in entries))
+            return
+        unsent: list[RequestEvent] = []
+        for entry, request in zip(entries, job.requests, strict=True):
+            if entry.cancelled:
+                unsent.append(cancelled_end(entry))
+                continue
+            try:
+                self._hand_over(engine, entry, request)
+            except EngineGone:
+                unsent.append(Failed(entry.request_id, "INFERENCE_FAILED", "The engine process has ended."))
+        self._replies.put(tuple(unsent))
+
+    def _hand_over(self, engine: Engine, entry: Running, request: Any) -> None:
+        entry.engine = engine
+        engine.submit(request)
+        if entry.cancelled:  # it came between the two lines above
+            engine.abort(entry.request_id)
+
+    def _wait(self, parent: RunningJob, entries: list[Running]) -> None:
+        """Wait for the ends. The web process keeps the deadline; this is for one that no longer does."""
+        left = parent.job.expires_at - time.time() + _GRACE_SECONDS
+        if parent.done.wait(max(0.0, left)):
+            return
+        for entry in self._table.find(entry.request_id for entry in entries):
+            entry.cancel("timeout")
+        if not parent.done.wait(_ABORT_SECONDS):
+            logger.error("the engine of %s does not answer", parent.job.model_id)
+            message = "The engine did not answer in time."
+            self._replies.put(tuple(Failed(entry.request_id, "INFERENCE_FAILED", message) for entry in entries))
+            parent.done.wait(_ABORT_SECONDS)
+
+    # ------------------------------------------------------------ the process's life
+
+    def _preload(self) -> None:
+        try:
+            self._pool.get(resolve_model("default").id)
+        except LoadError as error:
+            logger.error("the default model is not loaded: %s", error.message)
+        except ApiError as error:
+            logger.warning("no default model to load: %s", error.message)
+        except Exception:
+            logger.exception("the default model is not loaded")
+
+    def _drain(self) -> None:
+        self._draining.wait()
+        deadline = time.monotonic() + settings.DRAIN_SECONDS
+        while len(self._table) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        entries = self._table.all()
+        for entry in entries:
+            if entry.engine is not None:
+                entry.engine.abort(entry.request_id)
+        message = "The worker was shut down while it ran this request."
+        self._replies.put(tuple(Failed(entry.request_id, "INFERENCE_FAILED", message) for entry in entries))
+
+
+_lock = threading.Lock()
+_runtime: WorkerRuntime | None = None
+
+
+def current() -> WorkerRuntime:
+    """This process's runtime, started at the first call."""
+    global _runtime  # noqa: PLW0603 - one per process, as the process itself
+    with _lock:
+        if _runtime is None:
+            runtime = WorkerRuntime(settings.WORKER_DEVICE)
+            runtime.start()
+            _runtime = runtime
+        return _runtime
+
+
+def on_worker_ready(**_: object) -> None:
+    """Celery's `worker_ready`: begin to live, in a worker that has a device."""
+    if settings.WORKER_DEVICE:
+        current()
+
+
+def on_worker_shutting_down(how: str = "", **_: object) -> None:
+    """Celery's `worker_shutting_down`, called in a signal handler."""
+    if _runtime is not None:
+        _runtime.drain()
+
+
+def on_worker_shutdown(**_: object) -> None:
+    """Celery's `worker_shutdown`: everything has been drained."""
+    if _runtime is not None:
+        _runtime.stop()
