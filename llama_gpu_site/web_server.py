@@ -111,6 +111,8 @@ class WebServer(daphne.server.Server):  # type: ignore[misc]  # daphne has no ty
         connection = self.connections.get(protocol)
         await super().handle_reply(protocol, message)
         if connection is None or "disconnected" in connection:
+            # An application that only ever sends must get to know of its cancellation.
+            await asyncio.sleep(0)
             return
         flow: Flow | None = connection.get("flow")
         if flow is None:

@@ -139,10 +139,13 @@ class Child:
         return describe_exit(code)
 
     def _forward(self, process: subprocess.Popen[bytes]) -> None:
-        for line in process.stdout or ():
-            text = line.decode(errors="replace").rstrip()
-            if text and not any(part in text for part in self.spec.unshown):
-                self._console.line(self.spec.name, text)
+        if process.stdout is None:
+            return
+        with process.stdout as output:
+            for line in output:
+                text = line.decode(errors="replace").rstrip()
+                if text and not any(part in text for part in self.spec.unshown):
+                    self._console.line(self.spec.name, text)
 
 
 def describe_exit(code: int) -> str:

@@ -50,14 +50,11 @@ class DataDirLock:
     def __init__(self, data_dir: Path, *, console: Console) -> None:
         """Raises StartError when another server has the folder."""
         self._file = (data_dir / "up.lock").open("a+")
-        if not self._try():
-            pid = self._owner()
-            if pid is not None and _is_running(pid):
-                raise StartError(
-                    f"Another LLaMA GPU server (process {pid}) uses the data folder {data_dir}; stop it, or set "
-                    "LLAMA_GPU_DATA_DIR to another folder."
-                )
-            self._wait_for_leftovers(data_dir, console)
+        try:
+            self._acquire(data_dir, console)
+        except BaseException:
+            self._file.close()
+            raise
         self._file.seek(0)
         self._file.truncate()
         self._file.write(str(os.getpid()))
@@ -68,6 +65,17 @@ class DataDirLock:
 
     def close(self) -> None:
         self._file.close()
+
+    def _acquire(self, data_dir: Path, console: Console) -> None:
+        if self._try():
+            return
+        pid = self._owner()
+        if pid is not None and _is_running(pid):
+            raise StartError(
+                f"Another LLaMA GPU server (process {pid}) uses the data folder {data_dir}; stop it, or set "
+                "LLAMA_GPU_DATA_DIR to another folder."
+            )
+        self._wait_for_leftovers(data_dir, console)
 
     def _try(self) -> bool:
         try:
