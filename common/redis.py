@@ -13,6 +13,8 @@ from redis.retry import Retry
 
 CONNECT_TIMEOUT_SECONDS = 2.0
 ANSWER_TIMEOUT_SECONDS = 5.0
+# Of each pool. Who finds all of them taken waits for one, ANSWER_TIMEOUT_SECONDS at most.
+MAX_CONNECTIONS = 64
 
 _async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, redis.asyncio.Redis]] = WeakKeyDictionary()
 
@@ -32,12 +34,15 @@ def async_redis() -> redis.asyncio.Redis:
     clients = _async_clients.setdefault(asyncio.get_running_loop(), {})
     url = settings.REDIS_URL
     if url not in clients:
-        clients[url] = redis.asyncio.Redis.from_url(
+        pool = redis.asyncio.BlockingConnectionPool.from_url(
             url,
+            max_connections=MAX_CONNECTIONS,
+            timeout=ANSWER_TIMEOUT_SECONDS,
             socket_timeout=ANSWER_TIMEOUT_SECONDS,
             socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
             retry=AsyncRetry(NoBackoff(), 1),
         )
+        clients[url] = redis.asyncio.Redis.from_pool(pool)
     return clients[url]
 
 
@@ -49,9 +54,12 @@ async def close_async_redis() -> None:
 
 @cache
 def _sync_client(url: str) -> redis.Redis:
-    return redis.Redis.from_url(
+    pool = redis.BlockingConnectionPool.from_url(
         url,
+        max_connections=MAX_CONNECTIONS,
+        timeout=ANSWER_TIMEOUT_SECONDS,
         socket_timeout=ANSWER_TIMEOUT_SECONDS,
         socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
         retry=Retry(NoBackoff(), 1),
     )
+    return redis.Redis.from_pool(pool)

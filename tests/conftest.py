@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import redis
+from django.db import connections
+from pytest_django import Settings
 
 from accounts.credentials import forget_callers
 from common.redis import close_async_redis, sync_redis
@@ -48,10 +50,20 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.wait(timeout=10)
 
 
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(
+    django_db_modify_db_settings_parallel_suffix: None, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """SQLite in a file, as in production: the one in memory knows no waiting for a lock."""
+    for connection in connections.all():
+        if connection.vendor == "sqlite":
+            connection.settings_dict["TEST"]["NAME"] = str(tmp_path_factory.mktemp("database") / "test.sqlite3")
+
+
 @pytest.fixture
-async def clean_redis(redis_url: str, settings: pytest.FixtureRequest) -> AsyncIterator[str]:
+async def clean_redis(redis_url: str, settings: Settings) -> AsyncIterator[str]:
     """The test run's Redis as the site's own, emptied; closes what the test's event loop opens."""
-    settings.REDIS_URL = redis_url  # type: ignore[attr-defined]  # pytest-django's wrapper
+    settings.REDIS_URL = redis_url
     sync_redis().flushdb()
     yield redis_url
     await close_async_redis()
