@@ -125,5 +125,4 @@ def _mended(response: HttpResponseBase) -> HttpResponseBase:
     mended = ErrorResponse(kind())
     if "Allow" in response.headers:
         mended.headers["Allow"] = response.headers["Allow"]
-    response.close()
     return mended

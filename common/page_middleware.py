@@ -1,6 +1,7 @@
 """Django's middlewares for browsers' pages; API paths pass them by, since they cost more than an answer."""
 
 from collections.abc import Callable
+from io import BytesIO
 from typing import Any
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
@@ -74,23 +75,21 @@ class PageStatics(WhiteNoiseMiddleware):  # type: ignore[misc]  # untyped
             return self.get_response(request)
         if self._is_async:
             return self._serve_or_pass(request)
-        return self._whole(super().__call__(request))
+        return self._served(request) or self.get_response(request)
 
     async def _serve_or_pass(self, request: HttpRequest) -> HttpResponseBase:
-        static_file = self.files.get(request.path_info)
-        if static_file is None and self.autorefresh:
-            static_file = await sync_to_async(self.find_file)(request.path_info)
-        if static_file is None:
-            response: HttpResponseBase = await self.get_response(request)
-            return response
-        return await sync_to_async(lambda: self._whole(self.serve(static_file, request)))()
+        response: HttpResponseBase = await sync_to_async(self._served)(request) or await self.get_response(request)
+        return response
 
-    @staticmethod
-    def _whole(response: HttpResponseBase) -> HttpResponseBase:
-        """A file's response without the file: an asynchronous server cannot send a synchronous stream well."""
-        if not getattr(response, "streaming", False):
-            return response
-        content = b"".join(response)
-        whole = HttpResponse(content, status=response.status_code, headers=dict(response.items()))
-        response.close()
-        return whole
+    def _served(self, request: HttpRequest) -> HttpResponse | None:
+        """The file's response, read whole: an asynchronous server cannot send a synchronous stream well."""
+        path = request.path_info
+        static_file = self.find_file(path) if self.autorefresh else self.files.get(path)
+        if static_file is None:
+            return None
+        answer = static_file.get_response(request.method, request.META)
+        with answer.file or BytesIO() as file:
+            response = HttpResponse(file.read(), status=int(answer.status))
+        for name, value in answer.headers:
+            response.headers[name] = value
+        return response

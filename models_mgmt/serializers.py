@@ -53,6 +53,8 @@ class ModelSummaryBody(serializers.Serializer[Any]):
 
 class PerformanceBody(serializers.Serializer[Any]):
     tokens_per_second = serializers.FloatField(allow_null=True, help_text="Decode speed of one request, lately.")
+    avg_latency = serializers.FloatField(allow_null=True, help_text="Seconds per request; null without records.")
+    total_requests = serializers.IntegerField(allow_null=True, help_text="Null without records.")
 
 
 class ModelBody(ModelSummaryBody):
@@ -111,7 +113,8 @@ def detail_body(live: LiveModel) -> dict[str, Any]:
         "quantization": ready.quantization if ready else None,
         "source_kind": model.source_kind,
         "created_at": model.created_at,
-        "performance": {"tokens_per_second": live.tokens_per_second},
+        # Requests are not recorded yet: what nobody has measured is null, not a number.
+        "performance": {"tokens_per_second": live.tokens_per_second, "avg_latency": None, "total_requests": None},
         "deployments": [
             {
                 "device": worker.device,

@@ -1,0 +1,67 @@
+import pytest
+from asgiref.sync import sync_to_async
+from django.test import AsyncClient
+from pytest_django import Settings
+
+from models_mgmt.presence import announce
+from tests.conftest import free_port
+from tests.models_mgmt.test_api import report
+
+pytestmark = pytest.mark.django_db(transaction=True)
+HEALTH = ("/health", "/health/", "/health/ready")
+
+
+@pytest.mark.parametrize("path", HEALTH)
+async def test_all_is_well_when_a_worker_lives(clean_redis: str, path: str) -> None:
+    await sync_to_async(announce)(report())
+    response = await AsyncClient().get(path)
+    body = response.json()
+    assert response.status_code == 200
+    assert (body["success"], body["status"], body["version"]) == (True, "healthy", "1.0.0")
+    assert {name: check["status"] for name, check in body["checks"].items()} == dict.fromkeys(
+        ("database", "redis", "workers"), "ok"
+    )
+    assert body["checks"]["workers"]["alive"] == 1
+
+
+@pytest.mark.parametrize("path", HEALTH)
+async def test_without_a_worker_it_is_503(clean_redis: str, path: str) -> None:
+    response = await AsyncClient().get(path)
+    body = response.json()
+    assert response.status_code == 503
+    assert (body["success"], body["status"]) == (False, "unhealthy")
+    assert (body["checks"]["database"]["status"], body["checks"]["workers"]["status"]) == ("ok", "failed")
+
+
+async def test_without_redis_it_is_503(clean_redis: str, settings: Settings) -> None:
+    settings.REDIS_URL = f"redis://127.0.0.1:{free_port()}/0"
+    response = await AsyncClient().get("/health")
+    assert response.status_code == 503
+    assert response.json()["checks"]["redis"]["status"] == "failed"
+
+
+async def test_it_is_live_whatever_is_away(clean_redis: str, settings: Settings) -> None:
+    settings.REDIS_URL = f"redis://127.0.0.1:{free_port()}/0"
+    response = await AsyncClient().get("/health/live")
+    assert response.status_code == 200
+    assert response["X-API-Version"] == "1.0"
+    assert response["X-Request-ID"]
+
+
+async def test_a_load_balancer_may_call_it_by_any_host_name(clean_redis: str) -> None:
+    response = await AsyncClient().get("/health/live", headers={"Host": "10.1.2.3:5000"})
+    assert response.status_code == 200
+
+
+async def test_the_landing_page_leads_on() -> None:
+    response = await AsyncClient().get("/")
+    assert response.status_code == 200
+    for link in (b'"/api/v1/docs"', b'"/health"', b'"/admin/"'):
+        assert link in response.content
+    assert b"http://testserver/api/v1/infer" in response.content
+
+
+async def test_the_admin_site_opens() -> None:
+    response = await AsyncClient().get("/admin/login/")
+    assert response.status_code == 200
+    assert b"csrfmiddlewaretoken" in response.content
