@@ -167,7 +167,8 @@ SPECTACULAR_SETTINGS = {
     "VERSION": API_VERSION,
     "DESCRIPTION": "Shared, governed inference for LLaMA-family models.",
     "SCHEMA_PATH_PREFIX": "/api/v1",
-    "POSTPROCESSING_HOOKS": [],  # choices stay where they are used; shared enum components would clash
+    # Not the usual hook: choices stay where they are used, since shared enum components would clash.
+    "POSTPROCESSING_HOOKS": ["common.json_schema.as_openapi_3_0"],
     "APPEND_COMPONENTS": {
         "securitySchemes": {
             "Bearer": {"type": "http", "scheme": "bearer", "description": "An API key or a token of /auth/login."},
