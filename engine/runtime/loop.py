@@ -6,8 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from engine.messages import Accepted, Delta, Failed, Finished, FinishReason, RequestEvent, Step
-from engine.runtime.blocks import BlockPool
+from engine.messages import Accepted, Delta, Failed, FinishReason, RequestEvent, Step
 from engine.runtime.runner import RequestRefused, Runner
 from engine.runtime.scheduler import Chunk, Scheduler
 from engine.runtime.sequence import Sequence
@@ -34,7 +33,7 @@ class EngineLoop:
 
     def __init__(self, runner: Runner, scheduler: Scheduler, inbox: Inbox, send: Callable[[Step], None]) -> None:
         self._runner = runner
-        self._scheduler = scheduler
+        self.scheduler = scheduler
         self._inbox = inbox
         self._send = send
         self._events: list[RequestEvent] = []
@@ -42,19 +41,19 @@ class EngineLoop:
 
     def run(self) -> None:
         while not self._stopping:
-            self._receive()
-            chunks = self._scheduler.schedule(time.perf_counter())
-            if chunks:
-                self._run(chunks)
-            self._emit()
+            self.step()
 
-    @property
-    def pool(self) -> BlockPool:
-        return self._scheduler.pool
+    def step(self) -> None:
+        """Receive, admit, run, sample, emit; waits for a message if there is nothing to run."""
+        self._receive()
+        chunks = self.scheduler.schedule(time.perf_counter())
+        if chunks:
+            self._run(chunks)
+        self._emit()
 
     def _receive(self) -> None:
         """Take all that has come in; wait for something if there is nothing else to do."""
-        wait = self._scheduler.idle and not self._events
+        wait = self.scheduler.idle and not self._events
         while True:
             try:
                 message = self._inbox.get(block=wait)
@@ -65,7 +64,7 @@ class EngineLoop:
                 case Sequence():
                     self._accept(message)
                 case AbortRequest():
-                    sequence = self._scheduler.find(message.request_id)
+                    sequence = self.scheduler.find(message.request_id)
                     if sequence is not None:
                         self._finish(sequence, "cancelled", "", time.perf_counter())
                 case Failed():
@@ -76,7 +75,7 @@ class EngineLoop:
                     return
 
     def _accept(self, sequence: Sequence) -> None:
-        self._scheduler.add(sequence)
+        self.scheduler.add(sequence)
         self._events.append(Accepted(sequence.request_id, sequence.prompt_length))
 
     def _run(self, chunks: list[Chunk]) -> None:
@@ -87,7 +86,7 @@ class EngineLoop:
             for chunk in chunks:
                 self._fail(chunk.sequence, RequestRefused("INFERENCE_FAILED", "the model failed to run this request"))
             return
-        self._scheduler.complete(chunks)
+        self.scheduler.complete(chunks)
         now = time.perf_counter()
         for chunk, outcome in zip(chunks, outcomes, strict=True):
             if isinstance(outcome, RequestRefused):
@@ -111,15 +110,15 @@ class EngineLoop:
         rest = sequence.detokenizer.flush()
         if sequence.detokenizer.stopped and reason == "length":
             reason = "stop"
-        self._scheduler.finish(sequence)
+        self.scheduler.finish(sequence)
         self._events.append(sequence.finish(reason, text + rest, now))
 
     def _fail(self, sequence: Sequence, reason: RequestRefused) -> None:
-        self._scheduler.finish(sequence)
+        self.scheduler.finish(sequence)
         self._events.append(Failed(sequence.request_id, reason.code, reason.message, reason.details))
 
     def _cancel_all(self) -> None:
-        for sequence in [*self._scheduler.running, *self._scheduler.waiting]:
+        for sequence in [*self.scheduler.running, *self.scheduler.waiting]:
             self._finish(sequence, "cancelled", "", time.perf_counter())
         self._emit()
 
@@ -127,8 +126,5 @@ class EngineLoop:
         if not self._events:
             return
         events, self._events = tuple(self._events), []
-        scheduler = self._scheduler
-        self._send(Step(events, len(scheduler.running), len(scheduler.waiting), self.pool.used_share))
-
-
-__all__ = ["AbortRequest", "EngineLoop", "Finished", "Inbox", "Stop"]
+        scheduler = self.scheduler
+        self._send(Step(events, len(scheduler.running), len(scheduler.waiting), scheduler.pool.used_share))

@@ -9,6 +9,7 @@ from typing import Any
 import psutil
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers.utils.logging import disable_progress_bar
 
 from engine.messages import EngineConfig
 from engine.runtime.blocks import BLOCK_SIZE
@@ -37,6 +38,7 @@ class TorchRunner:
 
     def __init__(self, config: EngineConfig, progress: Callable[[float, str], None]) -> None:
         """Load the model. Raises ModelLoadError."""
+        disable_progress_bar()
         if config.threads:
             torch.set_num_threads(config.threads)
         before = psutil.Process().memory_info().rss

@@ -3,6 +3,7 @@
 import ctypes
 import hashlib
 import logging
+import math
 import os
 import platform
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import numpy
 import torch
 
 from engine.runtime.blocks import BLOCK_SIZE
@@ -72,6 +74,12 @@ def _pointer(tensor: torch.Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
+def _untouched_zeros(size: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Zeros that take memory only once they are written to; torch.zeros writes them all."""
+    count = math.prod(size) * dtype.itemsize
+    return torch.from_numpy(numpy.zeros(count, dtype=numpy.uint8)).view(dtype).view(size)
+
+
 class NativeKernels:
     """`Kernels` on the CPU. The KV cache is two tensors: keys [layers, blocks, kv_heads, dim, BLOCK_SIZE], values
     [layers, blocks, kv_heads, BLOCK_SIZE, dim]."""
@@ -91,8 +99,8 @@ class NativeKernels:
         self._cosine = cosine.float().contiguous()
         self._sine = sine.float().contiguous()
         size = (shape.layers, blocks, shape.kv_heads)
-        self._keys = torch.zeros(*size, shape.dim, BLOCK_SIZE, dtype=shape.dtype)
-        self._values = torch.zeros(*size, BLOCK_SIZE, shape.dim, dtype=shape.dtype)
+        self._keys = _untouched_zeros((*size, shape.dim, BLOCK_SIZE), shape.dtype)
+        self._values = _untouched_zeros((*size, BLOCK_SIZE, shape.dim), shape.dtype)
         self._tile_rows = max(1, _MAX_ROWS // (shape.heads // shape.kv_heads))
 
     def begin(self, batch: StepBatch) -> None:
