@@ -5,7 +5,7 @@ import warnings
 from typing import Any
 
 from celery.apps.worker import Worker
-from celery.exceptions import SecurityWarning
+from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 
 from llama_gpu_site.celery import app
 
@@ -14,6 +14,8 @@ def run_worker(*, name: str, queue: str, threads: int, **options: Any) -> None:
     """Serve one queue until SIGTERM, then let what runs come to its end."""
     # Containers run as root; the danger this warns of is pickle, which is not accepted here.
     warnings.filterwarnings("ignore", category=SecurityWarning)
+    # Tells at every lost connection that running tasks are not cancelled then; that is what is wanted.
+    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
     worker: Worker = app.Worker(
         hostname=name,
         queues=[queue],

@@ -12,7 +12,7 @@ _NOT_INHERITED = ("LLAMA_GPU_ADMIN_PASSWORD", "LLAMA_GPU_API_KEY")
 
 def child_environment(redis_url: str) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
-    return inherited | {"REDIS_URL": redis_url, "PYTHONUNBUFFERED": "1"}
+    return inherited | {"REDIS_URL": redis_url, "PYTHONUNBUFFERED": "1", "TQDM_DISABLE": "1"}
 
 
 def server_processes(

@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand
 
 from llama_gpu_site.supervisor.console import Console
 from llama_gpu_site.supervisor.failure import StartError
@@ -18,5 +18,5 @@ class Command(BaseCommand):
         try:
             status = Supervisor(Console()).run()
         except StartError as error:
-            raise CommandError(str(error)) from error
+            sys.exit(str(error))
         sys.exit(status)
