@@ -2,9 +2,12 @@
 
 import os
 
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "llama_gpu_site.settings")
-
+import django
 from channels.routing import ProtocolTypeRouter
-from django.core.asgi import get_asgi_application
 
-application = ProtocolTypeRouter({"http": get_asgi_application()})
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "llama_gpu_site.settings")
+django.setup(set_prefix=False)
+
+from llama_gpu_site.asgi_handler import SiteHandler  # noqa: E402  # Django must be set up before it
+
+application = ProtocolTypeRouter({"http": SiteHandler()})
