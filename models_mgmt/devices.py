@@ -2,9 +2,14 @@
 
 import os
 import platform
+import re
 from pathlib import Path
 
 import pynvml
+
+
+def is_device(name: str) -> bool:
+    return re.fullmatch(r"cpu|mps|cuda\d{1,3}", name) is not None
 
 
 def discover_devices(configured: list[str] | None = None) -> list[str]:

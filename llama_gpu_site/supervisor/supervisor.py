@@ -23,7 +23,7 @@ from llama_gpu_site.supervisor.processes import child_environment, server_proces
 from llama_gpu_site.supervisor.readiness import Answer, attempt_generation, wait_for_generation
 from llama_gpu_site.supervisor.valkey import prepare_valkey
 from llama_gpu_site.supervisor.welcome import display_url, reachable_url, welcome
-from models_mgmt.devices import discover_devices
+from models_mgmt.devices import discover_devices, is_device
 
 # Beyond what a worker gives its running requests.
 STOP_SECONDS = 3.0
@@ -107,6 +107,8 @@ class Supervisor:
     # ------------------------------------------------------------ before any process
 
     def _prepare(self) -> "Plan":
+        devices = discover_devices(settings.DEVICES)
+        check_devices(devices)
         check_data_dir(settings.DATA_DIR)
         lock = DataDirLock(settings.DATA_DIR, console=self._console)
         instance = InstanceFile(settings.DATA_DIR)
@@ -126,7 +128,7 @@ class Supervisor:
         specs = server_processes(
             manage=settings.BASE_DIR / "manage.py",
             environment=environment,
-            devices=discover_devices(settings.DEVICES),
+            devices=devices,
             web_processes=settings.WEB_PROCESSES,
             listening_fd=sock.fileno(),
         )
@@ -232,6 +234,15 @@ class Supervisor:
 
     def _say(self, text: str) -> None:
         self._console.line("up", text)
+
+
+def check_devices(devices: list[str]) -> None:
+    """Raises StartError for a name that is no device."""
+    for device in devices:
+        if not is_device(device):
+            raise StartError(
+                f"LLAMA_GPU_DEVICES contains {device!r}; it may list cpu, mps, and cuda with a number, such as cuda0."
+            )
 
 
 def check_redis(url: str) -> None:

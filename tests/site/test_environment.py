@@ -103,3 +103,10 @@ def test_a_redis_that_does_not_answer_stops_the_start_with_one_sentence(tmp_path
     assert done.stderr.count("\n") == 1
     assert "REDIS_URL" in done.stderr
     assert "secret" not in done.stderr
+
+
+def test_a_device_that_is_none_stops_the_start_with_one_sentence(tmp_path: Path) -> None:
+    done = start(tmp_path, LLAMA_GPU_DEVICES="cpu,gpu0")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "LLAMA_GPU_DEVICES contains 'gpu0'" in done.stderr

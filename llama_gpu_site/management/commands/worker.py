@@ -1,7 +1,6 @@
 """`manage.py worker --device cpu`: the worker of one device."""
 
 import os
-import re
 import socket
 from argparse import ArgumentParser
 from typing import Any
@@ -9,10 +8,8 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from models_mgmt.devices import discover_devices, threads_per_worker
+from models_mgmt.devices import discover_devices, is_device, threads_per_worker
 from models_mgmt.presence import queue_name
-
-_DEVICE = re.compile(r"cpu|mps|cuda\d+")
 
 
 class Command(BaseCommand):
@@ -26,7 +23,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         found = discover_devices(settings.DEVICES)
         device = options["device"] or settings.WORKER_DEVICE or found[0]
-        if not _DEVICE.fullmatch(device):
+        if not is_device(device):
             raise CommandError(f"{device!r} is no device; it must be cpu, mps, or cuda with a number, such as cuda0.")
         settings.WORKER_DEVICE = device  # what the environment says, unless the option says otherwise
         # Inherited by the engine processes, and read when torch is loaded there.
