@@ -26,7 +26,7 @@ class ChatTurn(msgspec.Struct, frozen=True):
 class EngineConfig(msgspec.Struct, frozen=True, tag="start"):
     """What an engine process is started with; the first message it gets.
 
-    `model_path` is a folder with safetensors, or a GGUF file. `runner`: `torch` or `echo`. `device`: `cpu`, `cuda:N`, `mps`.
+    `model_path` is a folder with safetensors. `runner`: `torch` or `echo`. `device`: `cpu`, `cuda:N`, `mps`.
     `quantization`: `auto`, `fp32`, `bf16`, `fp16`, `int8`, `int4`. `kv_cache_bytes`: 0 lets the engine choose.
     `prefill_chunk`: prompt tokens per step when nobody decodes, `mixed_chunk` when somebody does.
     `threads`: 0 takes all cores. `echo_delay`: seconds per step of the echo runner.
@@ -97,9 +97,9 @@ class Delta(msgspec.Struct, frozen=True, tag="delta"):
 class Finished(msgspec.Struct, frozen=True, tag="finished"):
     """The one good end of a completion.
 
-    `text` is the whole completion, `delta` the part of it not yet sent as Delta. Times are in seconds: `queue_time` from
-    arrival to the first prefill step, `prefill_time` from then to the first token, `decode_time` from the first token
-    to the last. `cached_tokens` counts the prompt tokens whose keys and values were reused.
+    `text` is the whole completion, `delta` the part of it not yet sent as Delta. Times are in seconds: `queue_time`
+    from arrival to the first prefill step, `prefill_time` from then to the first token, `decode_time` from the first
+    token to the last. `cached_tokens` counts the prompt tokens whose keys and values were reused.
     """
 
     request_id: str

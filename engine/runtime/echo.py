@@ -7,7 +7,7 @@ from collections.abc import Sequence as Seq
 
 from engine.messages import EngineConfig, Generate
 from engine.runtime.blocks import BLOCK_SIZE
-from engine.runtime.runner import ModelFacts, RequestRefused
+from engine.runtime.runner import ModelFacts, PromptTokenizer, RequestRefused
 from engine.runtime.scheduler import Chunk
 
 _PIECE = re.compile(rb"\s*[^\s]{1,6}|\s+")
@@ -50,7 +50,7 @@ class EchoRunner:
 
     def __init__(self, config: EngineConfig) -> None:
         self._delay = config.echo_delay
-        self.tokenizer = EchoTokenizer()
+        self.tokenizer: PromptTokenizer = EchoTokenizer()
         context = min(config.context_length or _CONTEXT_LENGTH, _CONTEXT_LENGTH)
         self.facts = ModelFacts(
             backend="cpu",

@@ -23,7 +23,7 @@ def _paged_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | None,  # noqa: ARG001  the interface's; the cache knows what is seen
+    attention_mask: torch.Tensor | None,  # the interface's; the cache knows what is seen
     scaling: float | None = None,
     *,
     paged_cache: PagedCache,

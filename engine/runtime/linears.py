@@ -31,7 +31,7 @@ class DenseLinear:
 
 
 class PackedLinear:
-    """Weights laid out once in oneDNN's blocked format: about twice as fast on the CPU as laying them out at each call."""
+    """Weights laid out once in oneDNN's blocked format: about twice as fast on the CPU as doing so at each call."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _PACK_ROWS)
@@ -72,18 +72,17 @@ class Int8Linear:
 
 
 class Int4Linear:
-    """4-bit weights in groups of 32 inputs with a scale and a minimum each: w = q * scale + minimum, q from 0 to 15.
+    """4-bit weights in groups of 32 inputs with a scale and a minimum each: w = q * scale + minimum, 0 <= q <= 15.
 
     This holds the weights of a Q4_0 or Q4_1 GGUF without loss. On the CPU with bfloat16 activations a fused kernel
-    unpacks as it multiplies, which is fastest for few rows; with `twin`, more rows use dense weights of the same values,
-    kept beside them.
+    unpacks as it multiplies, which is fastest for few rows; with `twin`, more rows use dense weights of the
+    same values, kept beside them.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, *, twin: bool) -> None:
-        outputs, inputs = weight.shape
         quantised, scale, minimum = quantise_int4(weight)
         self._bias = bias
-        self._fused = weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and outputs % 64 == 0
+        self._fused = weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and weight.shape[0] % 64 == 0
         self._twin: Linear | None = None
         if self._fused:
             self._weight = torch.ops.aten._convert_weight_to_int4pack_for_cpu(quantised.int(), 2)
@@ -125,7 +124,7 @@ def dequantise_int4(quantised: torch.Tensor, scale: torch.Tensor, minimum: torch
 
 
 def make_linear(weight: torch.Tensor, bias: torch.Tensor | None, quantization: str, *, twin: bool = False) -> Linear:
-    """`weight`: [out_features, in_features] in the dtype of the activations. `quantization`: int4, int8, or none of them."""
+    """`weight`: [out_features, in_features] in the activations' dtype. `quantization`: int4, int8, or anything else."""
     if quantization == "int4" and weight.shape[1] % GROUP == 0:
         return Int4Linear(weight, bias, twin=twin)
     if quantization in ("int4", "int8"):

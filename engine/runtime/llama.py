@@ -1,9 +1,10 @@
 """The fast path: LLaMA-shaped decoders with fused weights, over `kernels`.
 
-Llama 1-3, Mistral, Qwen 2 and 3, SmolLM 1 and 2 and whatever else is a stack of pre-norm blocks with RoPE, grouped-query
-attention and SwiGLU. The weights come out of the transformers module, which is emptied as it goes.
+Llama 1-3, Mistral, Qwen 2 and 3, SmolLM 1 and 2: stacks of pre-norm blocks with RoPE, grouped-query attention and
+SwiGLU. The weights come out of the transformers module, which is emptied as it goes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +23,8 @@ _ROPE_TYPES = {"default", "linear", "llama3", "yarn"}  # those whose frequencies
 def is_llama_shaped(config: Any, context_length: int) -> bool:
     """Whether the fast path computes what the model's own module would."""
     rope = getattr(config, "rope_parameters", None) or {}
-    window = getattr(config, "sliding_window", None)
-    windowed = bool(window) and window < context_length and getattr(config, "use_sliding_window", True)
+    window: int = getattr(config, "sliding_window", None) or context_length
+    windowed = window < context_length and getattr(config, "use_sliding_window", True)
     return (
         config.model_type in _MODEL_TYPES
         and config.hidden_act == "silu"
@@ -55,7 +56,7 @@ class LlamaModel:
         device: torch.device,
         quantization: str,
         twin: bool,
-        progress: Any,
+        progress: Callable[[float], None],
     ) -> None:
         """Take the weights out of a LlamaForCausalLM-like module, layer by layer, so that both never lie in memory."""
         config = module.config
@@ -70,14 +71,15 @@ class LlamaModel:
             return make_linear(weight, bias, quantization, twin=twin)
 
         def norm(part: Any) -> torch.Tensor:
-            return part.weight.detach().to(device, torch.float32)  # type: ignore[no-any-return]
+            return part.weight.detach().to(device, torch.float32)
 
         embedding = module.model.embed_tokens.weight.detach().to(device, dtype)
         self.embedding = embedding
         self.layers: list[_Layer] = []
         blocks: nn.ModuleList = module.model.layers
         for index, block in enumerate(blocks):
-            attention, mlp = block.self_attn, block.mlp
+            attention: Any = block.self_attn
+            mlp: Any = block.mlp
             self.layers.append(
                 _Layer(
                     input_norm=norm(block.input_layernorm),

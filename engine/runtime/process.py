@@ -1,4 +1,4 @@
-"""The engine process: takes its configuration, loads the model, runs the loop until its worker ends it or itself ends."""
+"""The engine process: takes its configuration, loads the model, runs the loop until its worker ends."""
 
 import logging
 import queue

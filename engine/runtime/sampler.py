@@ -55,9 +55,7 @@ def _draw(logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
     plain = sorted(set(range(len(sequences))) - set(filtered))
     if plain:
         tokens[plain] = _invert(probabilities[plain], uniform[plain])
-    tokens[filtered] = _draw_filtered(
-        probabilities[filtered], uniform[filtered], [sequences[row] for row in filtered]
-    )
+    tokens[filtered] = _draw_filtered(probabilities[filtered], uniform[filtered], [sequences[row] for row in filtered])
     return tokens.tolist()
 
 
@@ -95,4 +93,3 @@ def _invert(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     # Rounding can push the target to the very end: then the last token that has any weight.
     last = weights.shape[1] - 1 - (weights.flip(-1) > 0).int().argmax(-1)
     return torch.minimum(index, last)
-

@@ -23,7 +23,9 @@ class HuggingFaceTokenizer:
 
     def encode(self, request: Generate) -> list[int]:
         if request.messages is not None and request.raw:
-            raise RequestRefused("INVALID_INPUT", "messages need the chat template, which raw switches off", field="raw")
+            raise RequestRefused(
+                "INVALID_INPUT", "messages need the chat template, which raw switches off", field="raw"
+            )
         if request.messages is None and (request.raw or not self.has_chat_template):
             prompt = request.text or ""
             if request.system and not request.raw:
@@ -39,9 +41,7 @@ class HuggingFaceTokenizer:
         if self._rust is not None:
             text: str = self._rust.decode(list(tokens), skip_special_tokens=True)
             return text
-        return str(
-            self._tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        )
+        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def _encode_chat(self, request: Generate) -> list[int]:
         if not self.has_chat_template:
@@ -54,7 +54,7 @@ class HuggingFaceTokenizer:
         if request.system:
             turns.insert(0, {"role": "system", "content": request.system})
         try:
-            encoded = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)
+            encoded: Any = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)
         except Exception as error:  # templates raise what they like, for instance for roles that don't alternate
             raise RequestRefused(
                 "INVALID_INPUT", f"the model's chat template refuses these messages: {error}", field="messages"

@@ -20,7 +20,7 @@ from engine.runtime.kernels.native import NativeKernels, NativeUnavailable, load
 from engine.runtime.kernels.portable import PortableKernels
 from engine.runtime.linears import PackedLinear
 from engine.runtime.llama import LlamaModel, is_llama_shaped, rotary_tables
-from engine.runtime.runner import ModelFacts, ModelLoadError, RequestRefused
+from engine.runtime.runner import ModelFacts, ModelLoadError, PromptTokenizer, RequestRefused
 from engine.runtime.sampler import sample
 from engine.runtime.scheduler import Chunk
 from engine.runtime.tokenizer import HuggingFaceTokenizer
@@ -52,7 +52,7 @@ class TorchRunner:
         quantization = _quantization(config.quantization, self._device)
         dtype = _DTYPES.get(quantization) or (torch.float16 if self._device.type == "mps" else torch.bfloat16)
         context = min(config.context_length or text_config.max_position_embeddings, text_config.max_position_embeddings)
-        self.tokenizer = HuggingFaceTokenizer(folder, model_config)
+        self.tokenizer: PromptTokenizer = HuggingFaceTokenizer(folder, model_config)
         progress(0.2, "reading the weights")
         module = AutoModelForCausalLM.from_pretrained(
             folder, config=model_config, dtype=dtype, local_files_only=True, use_safetensors=True
@@ -152,9 +152,9 @@ def _kernels(shape: AttentionShape, blocks: int, cosine: torch.Tensor, sine: tor
 def _device(name: str) -> torch.device:
     """Raises ModelLoadError for a device that isn't there."""
     device = torch.device(name)
-    missing = (device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count())) or (
-        device.type == "mps" and not torch.backends.mps.is_available()
-    )
+    missing = (
+        device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count())
+    ) or (device.type == "mps" and not torch.backends.mps.is_available())
     if missing:
         raise ModelLoadError("BACKEND_UNAVAILABLE", f"this host has no {name}")
     return device
@@ -192,5 +192,3 @@ def _free_memory(device: torch.device) -> int:
 
 def _grown(before: int) -> int:
     return max(0, psutil.Process().memory_info().rss - before)
-
-

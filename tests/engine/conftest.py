@@ -1,7 +1,7 @@
 """Small models with random weights, and a harness that runs the engine's loop step by step in this process."""
 
 import queue
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,16 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -39,11 +45,14 @@ _SHAPE = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-# What the fast path must get right: with and without GQA, tied and untied heads, biases, head norms, RoPE scaling, and a
-# head size that the native kernels don't take.
+# What the fast path must get right: with and without GQA, tied and untied heads, biases, head norms, RoPE scaling and
+# a head size that the native kernels don't take; and other families for the general path.
 _MODELS: dict[str, tuple[Callable[[Any], Any], Callable[[], Any]]] = {
     "llama-gqa": (LlamaForCausalLM, lambda: LlamaConfig(**_SHAPE, num_key_value_heads=2, tie_word_embeddings=False)),
-    "llama-mha-tied": (LlamaForCausalLM, lambda: LlamaConfig(**_SHAPE, num_key_value_heads=6, tie_word_embeddings=True)),
+    "llama-mha-tied": (
+        LlamaForCausalLM,
+        lambda: LlamaConfig(**_SHAPE, num_key_value_heads=6, tie_word_embeddings=True),
+    ),
     "llama-mqa-odd-head": (LlamaForCausalLM, lambda: LlamaConfig(**_SHAPE, num_key_value_heads=1, head_dim=24)),
     "llama3-rope": (
         LlamaForCausalLM,
@@ -62,6 +71,17 @@ _MODELS: dict[str, tuple[Callable[[Any], Any], Callable[[], Any]]] = {
     ),
     "qwen2-bias": (Qwen2ForCausalLM, lambda: Qwen2Config(**_SHAPE, num_key_value_heads=2)),
     "qwen3-norms": (Qwen3ForCausalLM, lambda: Qwen3Config(**_SHAPE, num_key_value_heads=2, head_dim=32)),
+    "mistral-window": (
+        MistralForCausalLM,
+        lambda: MistralConfig(**_SHAPE, num_key_value_heads=2, sliding_window=40),
+    ),
+    "gemma2-softcap": (
+        Gemma2ForCausalLM,
+        lambda: Gemma2Config(
+            **_SHAPE, num_key_value_heads=2, head_dim=16, sliding_window=40, query_pre_attn_scalar=16, pad_token_id=0
+        ),
+    ),
+    "gpt2": (GPT2LMHeadModel, lambda: GPT2Config(**{k: v for k, v in _SHAPE.items() if k != "intermediate_size"})),
     "gpt-neox": (GPTNeoXForCausalLM, lambda: GPTNeoXConfig(**_SHAPE)),
 }
 MODEL_NAMES = tuple(_MODELS)
@@ -79,7 +99,7 @@ def make_model(name: str, folder: Path) -> Path:
     model.save_pretrained(folder)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2} | {letter: 3 + at for at, letter in enumerate(alphabet)}
-    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))  # noqa: S106
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     PreTrainedTokenizerFast(
@@ -109,6 +129,9 @@ class Harness:
         self.inbox: Inbox = queue.SimpleQueue()
         self.steps: list[Step] = []
         self.loop: EngineLoop = build_loop(config, self.runner, self.inbox, self.steps.append)
+        self.tokens: dict[str, list[int]] = {}  # of every ended request
+        self._finish = self.loop.scheduler.finish
+        self.loop.scheduler.finish = self._keep_tokens  # type: ignore[method-assign]
         self._count = 0
 
     @property
@@ -137,6 +160,10 @@ class Harness:
         while not (self.loop.scheduler.idle and self.inbox.empty()):
             self.loop.step()
 
+    def _keep_tokens(self, sequence: Sequence) -> None:
+        self.tokens[sequence.request_id] = sequence.completion
+        self._finish(sequence)
+
     def end(self, request_id: str) -> Finished | Failed:
         """The request's one end; there must be exactly one."""
         ends = [e for e in self.events if e.request_id == request_id and isinstance(e, Finished | Failed)]
@@ -150,5 +177,5 @@ class Harness:
 
 
 @pytest.fixture
-def echo() -> Iterator[Harness]:
-    yield Harness(EngineConfig(model_path="", runner="echo"))
+def echo() -> Harness:
+    return Harness(EngineConfig(model_path="", runner="echo"))

@@ -127,9 +127,7 @@ def test_an_engine_whose_worker_dies_ends_itself() -> None:
         (lambda path: EngineConfig(str(path / "nowhere")), "MODEL_LOAD_FAILED"),
     ],
 )
-def test_a_broken_model_is_a_load_error(
-    config: Callable[[Path], EngineConfig], code: str, tmp_path: Path
-) -> None:
+def test_a_broken_model_is_a_load_error(config: Callable[[Path], EngineConfig], code: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama", "hidden')
     client = _Engine(config(tmp_path))
     with pytest.raises(EngineStartError) as error:

@@ -30,7 +30,7 @@ class AttentionShape:
 
 
 class Kernels(Protocol):
-    """Kernels with their KV cache. Rows are tokens; `residual` is float32 [rows, hidden], the rest in the model's dtype."""
+    """Kernels with their KV cache. Rows are tokens; `residual` is float32 [rows, hidden], the rest in the dtype."""
 
     def begin(self, batch: StepBatch) -> None:
         """Prepare a step; the calls that follow belong to it."""

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import numpy
+import numpy as np
 import torch
 
 from engine.runtime.blocks import BLOCK_SIZE
@@ -52,7 +52,7 @@ def _default_cache_dir() -> Path:
 
 
 def _cpu_flags() -> str:
-    """What distinguishes CPUs, since -march=native builds for this one: a home folder may be shared by several hosts."""
+    """What distinguishes CPUs, since -march=native builds for this one and hosts may share a home folder."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -77,7 +77,7 @@ def _pointer(tensor: torch.Tensor | None) -> ctypes.c_void_p:
 def _untouched_zeros(size: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """Zeros that take memory only once they are written to; torch.zeros writes them all."""
     count = math.prod(size) * dtype.itemsize
-    return torch.from_numpy(numpy.zeros(count, dtype=numpy.uint8)).view(dtype).view(size)
+    return torch.from_numpy(np.zeros(count, dtype=np.uint8)).view(dtype).view(size)
 
 
 class NativeKernels:

@@ -64,7 +64,8 @@ def _attention(
 ) -> torch.Tensor:
     grouped = query.shape[1] != key.shape[1]
     # What lies behind the last token is another sequence's; even times zero it could be NaN.
-    value = value.masked_fill(~seen.any(2)[..., None], 0)
+    unseen = ~seen.any(2)[..., None]
+    key, value = key.masked_fill(unseen, 0), value.masked_fill(unseen, 0)
     if not softcap:
         return functional.scaled_dot_product_attention(
             query, key, value, attn_mask=seen, scale=scale, enable_gqa=grouped

@@ -1,0 +1,74 @@
+"""Quantised and prepacked weights against plain matrix products."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from engine.runtime.linears import (
+    GROUP,
+    DenseLinear,
+    Int4Linear,
+    Int8Linear,
+    PackedLinear,
+    dequantise_int4,
+    make_linear,
+    quantise_int4,
+)
+
+ROWS = (1, 3, 5, 16, 40)
+
+
+def _weight(dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(128, 96, generator=torch.Generator().manual_seed(1)).to(dtype)
+
+
+def _error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found.float() - expected.float()).norm() / expected.float().norm())
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("biased", [False, True])
+def test_packed_weights_change_nothing(rows: int, biased: bool) -> None:
+    weight, x = _weight(), torch.randn(rows, 96)
+    bias = torch.randn(128) if biased else None
+    expected = functional.linear(x, weight, bias)
+    assert _error(PackedLinear(weight, bias)(x), expected) < 1e-6
+    assert _error(DenseLinear(weight, bias)(x), expected) == 0
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_8_bit_weights_are_within_a_percent(rows: int, dtype: torch.dtype) -> None:
+    weight, x, bias = _weight(dtype), torch.randn(rows, 96).to(dtype), torch.randn(128).to(dtype)
+    expected = functional.linear(x.float(), weight.float(), bias.float())
+    assert _error(Int8Linear(weight, bias)(x), expected) < 0.012
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("twin", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_4_bit_weights_are_near_and_every_way_to_multiply_agrees(rows: int, twin: bool, dtype: torch.dtype) -> None:
+    weight, x, bias = _weight(dtype), torch.randn(rows, 96).to(dtype), torch.randn(128).to(dtype)
+    held = dequantise_int4(*quantise_int4(weight))
+    found = Int4Linear(weight, bias, twin=twin)(x)
+    assert _error(found, functional.linear(x.float(), held, bias.float())) < 0.01
+    assert _error(found, functional.linear(x.float(), weight.float(), bias.float())) < 0.1
+
+
+def test_weights_that_were_4_bit_in_groups_of_32_are_held_without_loss() -> None:
+    generator = torch.Generator().manual_seed(2)
+    quantised = torch.randint(0, 16, (64, 96), generator=generator).float()
+    quantised[:, ::GROUP], quantised[:, 1::GROUP] = 0, 15  # a group that spans its range, as quantisers leave it
+    scale, minimum = torch.rand(64, 3, generator=generator) + 0.1, torch.randn(64, 3, generator=generator)
+    weight = (quantised.unflatten(1, (3, GROUP)) * scale[..., None] + minimum[..., None]).flatten(1)
+    assert _error(dequantise_int4(*quantise_int4(weight)), weight) < 1e-6
+
+
+def test_4_bit_weights_take_a_sixth_of_float32() -> None:
+    weight = torch.randn(256, 256)
+    assert make_linear(weight, None, "int4").bytes < weight.nbytes / 5
+    assert make_linear(weight, None, "int8").bytes < weight.nbytes / 3.9
+
+
+def test_inputs_that_do_not_divide_into_groups_fall_back_to_8_bits() -> None:
+    assert isinstance(make_linear(torch.randn(64, 40), None, "int4"), Int8Linear)
