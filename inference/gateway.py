@@ -19,7 +19,7 @@ import redis
 from django.conf import settings
 
 from common.errors import ApiError, BackendUnavailable, InferenceFailed, InternalError
-from engine.messages import Generate
+from engine.messages import Delta, Generate
 from inference.calls import Call
 from inference.messages import Cancel, Frame, Job, Kind
 from inference.placement import choose
@@ -192,7 +192,7 @@ class Gateway:
                 continue
             if call.accepted_at is None:
                 call.worker_id, call.backend = frame.worker_id, frame.backend
-            if call.is_full:
+            if call.is_full and isinstance(event, Delta):
                 self._fail(call, InferenceFailed("The client reads too slowly."), reason="slow_reader", drop=True)
             else:
                 call.deliver(event)

@@ -15,7 +15,9 @@ from inference.gateway import Gateway
 from inference.results import figures
 
 KEEP_ALIVE = b": keep-alive\n\n"
-_encode = msgspec.json.Encoder().encode
+_encoder = msgspec.json.Encoder()
+# Not ends of lines in this format, yet many clients' line readers (Python's splitlines, httpx) split there.
+_LINE_ENDS = ((b"\xc2\x85", b"\\u0085"), (b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"))
 
 
 class EventStream:
@@ -82,6 +84,14 @@ class EventStream:
             "timestamp": timestamp(),
             "processing_time": round(time.perf_counter() - self._started_at, 4),
         }
+
+
+def _encode(value: Any) -> bytes:
+    data = _encoder.encode(value)
+    if not data.isascii():
+        for raw, escaped in _LINE_ENDS:
+            data = data.replace(raw, escaped)
+    return data
 
 
 def error_event(event: Failed, request_id: str) -> bytes:

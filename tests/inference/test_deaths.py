@@ -1,0 +1,143 @@
+"""What dies in mid-stream: the engine, the worker, the web process. Every request still ends, the next one works."""
+
+import asyncio
+import json
+import os
+import signal
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.inference.conftest import EchoServer, wait_until
+
+LONG = {"text": "one two three four", "max_tokens": 6000}
+
+
+@pytest.fixture
+def server(paced_server: EchoServer) -> EchoServer:
+    """With a worker that has its model loaded, whatever the last test has killed."""
+    wait_until(lambda: _answers(paced_server))
+    wait_until(lambda: paced_server.running() == 0)  # else an old heartbeat might be taken for what a test waits for
+    return paced_server
+
+
+def _answers(server: EchoServer) -> bool:
+    return server.post("infer", {"text": "a", "max_tokens": 1}).status_code == 200
+
+
+def engine_pid(server: EchoServer) -> int:
+    (pid,) = [item.pid for item in server.worker().deployments if item.state == "loaded"]
+    assert pid is not None
+    return pid
+
+
+def worker_pid(server: EchoServer) -> int:
+    return server.worker().pid
+
+
+async def killed_in_mid_stream(server: EchoServer, pid: int) -> tuple[str, httpx.Response, httpx.Response, float]:
+    """Kill a process under a stream, a request and a batch; returns what each got, and the time the last one took."""
+    async with server.client() as client:
+        async with client.stream("POST", "/stream_infer", json=LONG) as answer:
+            chunks = answer.aiter_text()
+            text = await anext(chunks)
+            infer = asyncio.ensure_future(client.post("/infer", json=LONG))
+            batch = asyncio.ensure_future(client.post("/batch_infer", json={"inputs": [LONG, LONG]}))
+            await asyncio.to_thread(wait_until, lambda: server.running() == 4)
+            os.kill(pid, signal.SIGKILL)
+            began = time.monotonic()
+            async for chunk in chunks:
+                text += chunk
+        return text, await infer, await batch, time.monotonic() - began
+
+
+def check_failed(text: str, infer: httpx.Response, batch: httpx.Response) -> None:
+    event, data = text.strip().splitlines()[-2:]
+    assert event == "event: error"
+    assert text.count("event: error") == 1
+    for body in (json.loads(data.removeprefix("data: ")), infer.json(), batch.json()):
+        assert body["error"]["code"] == "INFERENCE_FAILED"
+    assert infer.status_code == batch.status_code == 500
+
+
+async def test_a_killed_engine_fails_what_ran_and_the_next_request_works(server: EchoServer) -> None:
+    text, infer, batch, seconds = await killed_in_mid_stream(server, engine_pid(server))
+
+    check_failed(text, infer, batch)
+    assert seconds < 2
+    assert server.post("infer", {"text": "a", "max_tokens": 1}).status_code == 200
+
+
+async def test_a_killed_worker_fails_what_ran_and_requests_work_again(server: EchoServer) -> None:
+    before = worker_pid(server)
+    text, infer, batch, seconds = await killed_in_mid_stream(server, before)
+
+    check_failed(text, infer, batch)
+    assert seconds < 6
+    wait_until(lambda: _answers(server), 15)
+    assert worker_pid(server) != before
+    wait_until(lambda: server.running() == 0, 5)
+
+
+async def test_a_request_of_a_killed_worker_does_not_run_again(server: EchoServer) -> None:
+    async with server.client() as client:
+        waiting = asyncio.ensure_future(client.post("/infer", json=LONG))
+        await asyncio.to_thread(wait_until, lambda: server.running() == 1)
+        os.kill(worker_pid(server), signal.SIGKILL)
+        assert (await waiting).status_code == 500
+    await asyncio.to_thread(wait_until, lambda: _answers(server), 15)
+    await asyncio.sleep(1)
+
+    assert server.running() == 0
+
+
+def test_an_engine_that_dies_of_a_prompt_is_restarted(server: EchoServer) -> None:
+    answer = server.post("infer", {"text": "[[die]]"})
+
+    assert answer.status_code == 500
+    assert answer.json()["error"]["code"] == "INFERENCE_FAILED"
+    assert _answers(server)
+
+
+async def test_a_worker_told_to_end_lets_short_requests_end(server: EchoServer) -> None:
+    async with server.client() as client:
+        waiting = asyncio.ensure_future(client.post("/infer", json={"text": "a b", "max_tokens": 150}))
+        await asyncio.to_thread(wait_until, lambda: server.running() == 1)
+        os.kill(worker_pid(server), signal.SIGTERM)
+
+        answer = await waiting
+    assert answer.status_code == 200
+    assert answer.json()["result"]["tokens_generated"] == 150
+    wait_until(lambda: _answers(server), 15)
+
+
+async def test_a_dead_web_process_frees_its_slots(server: EchoServer) -> None:
+    async with server.client() as client:
+        waiting: Any = asyncio.ensure_future(client.post("/infer", json=LONG))
+        await asyncio.to_thread(wait_until, lambda: server.running() == 1)
+        os.kill(_web_pid(server), signal.SIGKILL)
+        with pytest.raises(httpx.HTTPError):
+            await waiting
+
+    wait_until(lambda: server.running() == 0, 15)
+    wait_until(lambda: _answers_now(server), 15)
+
+
+def _answers_now(server: EchoServer) -> bool:
+    try:
+        return _answers(server)
+    except httpx.HTTPError:
+        return False
+
+
+def _web_pid(server: EchoServer) -> int:
+    import psutil
+
+    for process in psutil.process_iter(["cmdline", "environ"]):
+        if "web" in (process.info["cmdline"] or []):
+            environment = process.info["environ"] or {}
+            if environment.get("LLAMA_GPU_PORT") == server.url.rsplit(":", 1)[1]:
+                return int(process.pid)
+    pytest.fail("no web process")

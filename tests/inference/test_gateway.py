@@ -1,0 +1,207 @@
+"""The gateway's own rules, with the test in the worker's place."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from common.errors import BackendUnavailable, InferenceFailed, InvalidInput
+from engine.messages import Accepted, Delta, Failed, Finished, Generate
+from engine.params import SamplingParams
+from inference import gateway as gateway_module
+from inference.calls import Call, Event
+from inference.gateway import Gateway
+from tests.inference.fakes import FakeTransport, worker
+
+
+@pytest.fixture
+def transport() -> FakeTransport:
+    return FakeTransport()
+
+
+@pytest.fixture
+async def road(transport: FakeTransport, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gateway]:
+    monkeypatch.setattr(gateway_module, "BEAT_SECONDS", 0.02)
+    gateway = Gateway(transport)
+    yield gateway
+    await gateway.aclose()
+
+
+async def submit(road: Gateway, count: int = 1, seconds: float = 30.0) -> list[Call]:
+    requests = [Generate(road.new_id("req_x"), SamplingParams(), text="hi") for _ in range(count)]
+    return await road.submit(requests, request_id="req_x", kind="infer", model_id="m", seconds=seconds)
+
+
+def end(request_id: str, text: str = "all") -> Finished:
+    return Finished(request_id, text, "", "stop", 1, 2, 0, 0.0, 0.0, 0.0)
+
+
+async def cancels(transport: FakeTransport) -> list[str]:
+    await asyncio.sleep(0.01)
+    return [cancel.reason for cancel in transport.cancels]
+
+
+async def test_events_come_back_in_order_and_end_once(road: Gateway, transport: FakeTransport) -> None:
+    (call,) = await submit(road)
+    rid = call.request_id
+    transport.tell(Accepted(rid, 3), Delta(rid, "a", 1))
+    transport.tell(Delta(rid, "b", 2), end(rid, "ab"), Delta(rid, "late", 3), end(rid, "late"))
+    await call.accepted()
+
+    assert (await call.result()).text == "ab"
+    assert call.ended
+    road.close(call)
+    assert await cancels(transport) == []
+    assert road.in_flight == 0
+
+
+async def test_a_refusal_of_the_engine_is_raised_while_waiting_for_acceptance(
+    road: Gateway, transport: FakeTransport
+) -> None:
+    (call,) = await submit(road)
+    transport.tell(Failed(call.request_id, "INVALID_INPUT", "too long", {"field": "text"}))
+
+    with pytest.raises(InvalidInput) as caught:
+        await call.accepted()
+
+    assert caught.value.details == {"field": "text"}
+
+
+async def test_closing_a_running_call_cancels_it(road: Gateway, transport: FakeTransport) -> None:
+    (call,) = await submit(road)
+    road.close(call)
+
+    assert await cancels(transport) == ["disconnected"]
+    assert transport.cancels[0].request_ids == (call.request_id,)
+
+
+async def test_a_deadline_fails_and_cancels(road: Gateway, transport: FakeTransport) -> None:
+    (call,) = await submit(road, seconds=0.05)
+
+    with pytest.raises(InferenceFailed) as caught:
+        await call.result()
+
+    assert caught.value.details == {"timeout": 0.05}
+    assert await cancels(transport) == ["timeout"]
+
+
+async def test_a_reader_too_far_behind_is_dropped(road: Gateway, transport: FakeTransport, settings: Any) -> None:
+    settings.STREAM_BUFFER_EVENTS = 16
+    (call,) = await submit(road)
+    transport.tell(Accepted(call.request_id, 1), *(Delta(call.request_id, "x", n) for n in range(17)))
+
+    with pytest.raises(InferenceFailed, match="too slowly"):
+        await call.result()
+
+    assert await cancels(transport) == ["slow_reader"]
+
+
+async def test_a_lost_worker_fails_what_it_held(road: Gateway, transport: FakeTransport) -> None:
+    calls = await submit(road, count=2)
+    transport.tell(Accepted(calls[0].request_id, 1))
+    await calls[0].accepted()
+    transport.alive = [worker("w2")]
+
+    for call in calls:
+        with pytest.raises(InferenceFailed, match="lost"):
+            await call.result()
+
+
+async def test_a_job_that_the_successor_has_begun_goes_on(road: Gateway, transport: FakeTransport) -> None:
+    (call,) = await submit(road)
+    transport.alive = [worker("w2")]
+    transport.claimed = {call.job_id: "w2"}
+    await asyncio.sleep(0.1)
+    transport.tell(Accepted(call.request_id, 1), end(call.request_id), worker_id="w2")
+
+    assert (await call.result()).text == "all"
+
+
+async def test_a_lost_frame_fails_what_that_worker_held(road: Gateway, transport: FakeTransport) -> None:
+    (call,) = await submit(road)
+    transport.tell(Accepted(call.request_id, 1))
+    transport.tell(Delta(call.request_id, "x", 1), skip=1)
+
+    with pytest.raises(InferenceFailed, match="lost"):
+        await call.result()
+
+
+async def test_a_frame_sent_twice_counts_once(road: Gateway, transport: FakeTransport) -> None:
+    (call,) = await submit(road)
+    transport.tell(Accepted(call.request_id, 1), Delta(call.request_id, "a", 1))
+    transport.frames.put_nowait(transport.frames._queue[0])  # type: ignore[attr-defined]
+    transport.tell(end(call.request_id))
+    await call.accepted()
+    events: list[Event] = []
+    while not call.ended or not events or not isinstance(events[-1], Finished):
+        events += await call.drain()
+
+    assert [event.text for event in events if isinstance(event, Delta)] == ["a"]
+
+
+async def test_a_lost_stream_fails_everything(road: Gateway, transport: FakeTransport) -> None:
+    (call,) = await submit(road)
+    transport.kept = False
+
+    with pytest.raises(InferenceFailed):
+        await call.result()
+
+
+async def test_it_says_at_once_that_no_worker_lives(road: Gateway, transport: FakeTransport) -> None:
+    transport.alive = []
+
+    with pytest.raises(BackendUnavailable) as caught:
+        await submit(road)
+
+    assert caught.value.retry_after
+
+
+async def test_a_worker_seen_just_now_is_used_at_once(road: Gateway, transport: FakeTransport) -> None:
+    transport.alive = []
+    with pytest.raises(BackendUnavailable):
+        await submit(road)
+    transport.alive = [worker("w9", loaded="")]
+
+    (call,) = await submit(road)
+
+    assert call.worker_id == "w9"
+
+
+async def test_a_full_queue_leaves_nothing_behind(road: Gateway, transport: FakeTransport) -> None:
+    transport.full = True
+
+    with pytest.raises(BackendUnavailable):
+        await submit(road)
+
+    assert road.in_flight == 0
+    assert transport.jobs.empty()
+    assert await cancels(transport) == []
+
+
+async def test_a_draining_worker_gets_nothing_new(road: Gateway, transport: FakeTransport) -> None:
+    from msgspec.structs import replace
+
+    transport.alive = [replace(worker("w1"), draining=True), worker("w2", loaded="")]
+
+    (call,) = await submit(road)
+
+    assert call.worker_id == "w2"
+
+
+async def test_ids_are_unique_though_clients_repeat_theirs(road: Gateway) -> None:
+    first, second = road.new_id("req_same"), road.new_id("req_same")
+
+    assert first != second
+    assert first.startswith("req_same~")
+
+
+async def test_closing_the_gateway_ends_every_call(transport: FakeTransport) -> None:
+    gateway = Gateway(transport)
+    (call,) = await submit(gateway)
+    waiting = asyncio.ensure_future(call.result())
+    await asyncio.sleep(0)
+    await gateway.aclose()
+
+    with pytest.raises(Exception, match="shutting down"):
+        await waiting
