@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import redis
 from django.db import connections
-from pytest_django import Settings
+from pytest_django import DjangoDbBlocker, Settings
 
 from accounts.credentials import forget_callers
 from common.redis import close_async_redis, sync_redis
@@ -45,6 +45,20 @@ def django_db_modify_db_settings(
     for connection in connections.all():
         if connection.vendor == "sqlite":
             connection.settings_dict["TEST"]["NAME"] = str(tmp_path_factory.mktemp("database") / "test.sqlite3")
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+    """The test database; at its end, what other threads still hold open is cut off, so that it can be dropped."""
+    yield
+    with django_db_blocker.unblock():
+        for connection in connections.all():
+            if connection.vendor == "postgresql":
+                with connection.cursor() as cursor:
+                    cursor.execute(
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                    )
 
 
 @pytest.fixture(scope="session")
