@@ -10,6 +10,7 @@ import argparse
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from safetensors import safe_open
 from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from engine.runtime.hints import write_hints
 
 _SAMPLE = "The year 2048 isn't far: naïve café, 北京, 🦙!\n\n  def f(x):\n    return x"
 
@@ -44,12 +47,22 @@ def convert(source: Path, target: Path) -> None:
         say("writing safetensors")
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        write_hints(folder, quantization=own_quantization(source))
         say("verifying")
         verify(folder, model, tokenizer)
         for file in folder.iterdir():
             file.chmod(0o644)
         shutil.rmtree(target, ignore_errors=True)
         folder.replace(target)
+
+
+def own_quantization(source: Path) -> str:
+    """What the engine holds the file's weights in without loss: int4 for Q4_0 and Q4_1 layers, else bf16."""
+    kinds = Counter[str]()
+    for tensor in GGUFReader(source).tensors:
+        if tensor.name.startswith("blk.") and len(tensor.shape) > 1:
+            kinds[tensor.tensor_type.name] += int(tensor.n_elements)
+    return "int4" if kinds and kinds.most_common(1)[0][0] in ("Q4_0", "Q4_1") else "bf16"
 
 
 def load_model(source: Path) -> PreTrainedModel:

@@ -14,6 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 from engine.messages import EngineConfig
 from engine.runtime.blocks import BLOCK_SIZE
 from engine.runtime.general import GeneralModel
+from engine.runtime.hints import hinted_quantization
 from engine.runtime.kernels.batch import StepBatch, pack
 from engine.runtime.kernels.interface import AttentionShape, Kernels
 from engine.runtime.kernels.native import NativeKernels, NativeUnavailable, load_library
@@ -49,7 +50,7 @@ class TorchRunner:
         progress(0.05, "reading the configuration")
         model_config = AutoConfig.from_pretrained(folder, local_files_only=True)
         text_config: Any = model_config.get_text_config()
-        quantization = _quantization(config.quantization, self._device)
+        quantization = _quantization(config.quantization, self._device, folder)
         dtype = _DTYPES.get(quantization) or (torch.float16 if self._device.type == "mps" else torch.bfloat16)
         context = min(config.context_length or text_config.max_position_embeddings, text_config.max_position_embeddings)
         self.tokenizer: PromptTokenizer = HuggingFaceTokenizer(folder, model_config)
@@ -160,15 +161,17 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _quantization(wanted: str, device: torch.device) -> str:
-    """`auto`: bf16 wherever the hardware multiplies it, else what is fastest there."""
+def _quantization(wanted: str, device: torch.device, folder: Path) -> str:
+    """`auto`: bf16 where the hardware multiplies it; on such CPUs 4 bits for what came in 4, lossless and faster."""
     if wanted != "auto":
         return wanted
     if device.type == "mps":
         return "fp16"
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    return "bf16" if PackedLinear.available(torch.bfloat16) else "fp32"
+    if not PackedLinear.available(torch.bfloat16):
+        return "fp32"
+    return hinted_quantization(folder) or "bf16"
 
 
 def _attention_shape(config: PretrainedConfig | Any, dtype: torch.dtype, device: torch.device) -> AttentionShape:
