@@ -34,7 +34,7 @@ class Login(Door):
 
     @extend_schema(
         operation_id="login",
-        tags=["auth"],
+        tags=["Authentication"],
         request=LoginRequest,
         responses={200: LoginResponse, 401: ErrorResponseBody},
     )
@@ -52,7 +52,7 @@ class Refresh(Door):
 
     @extend_schema(
         operation_id="refresh_token",
-        tags=["auth"],
+        tags=["Authentication"],
         request=RefreshRequest,
         responses={200: RefreshResponse, 401: ErrorResponseBody},
     )
@@ -66,7 +66,7 @@ class Refresh(Door):
 class Logout(Door):
     limit_group = "auth"
 
-    @extend_schema(operation_id="logout", tags=["auth"], request=RefreshRequest, responses=MessageResponse)
+    @extend_schema(operation_id="logout", tags=["Authentication"], request=RefreshRequest, responses=MessageResponse)
     async def post(self, request: Request) -> Response:
         """Revoke a refresh token of yours."""
         fields = RefreshRequest.parse(request.data)
@@ -77,7 +77,7 @@ class Logout(Door):
 class Me(Door):
     limit_group = "auth"
 
-    @extend_schema(operation_id="get_me", tags=["auth"], responses=MeResponse)
+    @extend_schema(operation_id="get_me", tags=["Authentication"], responses=MeResponse)
     async def get(self, request: Request) -> Response:
         """Who you are, and what the credential that you sent allows."""
         if self.caller.user_id is None:

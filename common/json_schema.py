@@ -6,7 +6,7 @@ _NULL = {"type": "null"}
 
 
 def as_openapi_3_0(result: dict[str, Any], **_: Any) -> dict[str, Any]:
-    """A postprocessing hook of drf-spectacular: nulls, constants, bounds and requirements as OpenAPI 3.0 spells them."""
+    """A postprocessing hook of drf-spectacular: nulls, constants and bounds as OpenAPI 3.0 spells them."""
     converted: dict[str, Any] = _convert(result)
     return converted
 

@@ -8,6 +8,7 @@ from rest_framework.response import Response
 from accounts.doors import Door
 from common.envelope import success
 from models_mgmt.live import with_workers
+from models_mgmt.performance import performance_of
 from models_mgmt.presence import alive_workers
 from models_mgmt.selectors import find_models, resolve_model
 from models_mgmt.serializers import (
@@ -22,7 +23,7 @@ from models_mgmt.serializers import (
 class Models(Door):
     limit_group = "models"
 
-    @extend_schema(operation_id="list_models", tags=["models"], parameters=[ModelsQuery], responses=ModelsResponse)
+    @extend_schema(operation_id="list_models", tags=["Models"], parameters=[ModelsQuery], responses=ModelsResponse)
     async def get(self, request: Request) -> Response:
         """The models that can be used, and which of them are loaded."""
         query = ModelsQuery.parse(request.query_params.dict())
@@ -44,7 +45,7 @@ class ModelDetail(Door):
 
     @extend_schema(
         operation_id="get_model",
-        tags=["models"],
+        tags=["Models"],
         parameters=[OpenApiParameter("model_id", str, OpenApiParameter.PATH, description='An id, or "default".')],
         responses=ModelResponse,
     )
@@ -52,4 +53,5 @@ class ModelDetail(Door):
         """Everything that is known about one model."""
         row = await sync_to_async(resolve_model)(model_id)
         (model,) = with_workers([row], await alive_workers())
-        return Response(success(model=detail_body(model)))
+        performance = await sync_to_async(performance_of)(row.id)
+        return Response(success(model=detail_body(model, performance)))

@@ -8,6 +8,7 @@ from common.byte_sizes import format_bytes
 from common.serializers import StrictSerializer
 from models_mgmt.live import LiveModel
 from models_mgmt.models import Model
+from models_mgmt.performance import Performance
 
 
 class ModelsQuery(StrictSerializer):
@@ -53,8 +54,8 @@ class ModelSummaryBody(serializers.Serializer[Any]):
 
 class PerformanceBody(serializers.Serializer[Any]):
     tokens_per_second = serializers.FloatField(allow_null=True, help_text="Decode speed of one request, lately.")
-    avg_latency = serializers.FloatField(allow_null=True, help_text="Seconds per request; null without records.")
-    total_requests = serializers.IntegerField(allow_null=True, help_text="Null without records.")
+    avg_latency = serializers.FloatField(allow_null=True, help_text="Seconds per completed request of the last day.")
+    total_requests = serializers.IntegerField()
 
 
 class ModelBody(ModelSummaryBody):
@@ -103,7 +104,7 @@ def summary_body(live: LiveModel) -> dict[str, Any]:
     return body
 
 
-def detail_body(live: LiveModel) -> dict[str, Any]:
+def detail_body(live: LiveModel, performance: Performance) -> dict[str, Any]:
     model, ready = live.model, live.ready
     return summary_body(live) | {
         "architecture": (ready.architecture if ready else model.architecture) or None,
@@ -113,8 +114,11 @@ def detail_body(live: LiveModel) -> dict[str, Any]:
         "quantization": ready.quantization if ready else None,
         "source_kind": model.source_kind,
         "created_at": model.created_at,
-        # Requests are not recorded yet: what nobody has measured is null, not a number.
-        "performance": {"tokens_per_second": live.tokens_per_second, "avg_latency": None, "total_requests": None},
+        "performance": {
+            "tokens_per_second": live.tokens_per_second or performance.tokens_per_second,
+            "avg_latency": performance.avg_latency,
+            "total_requests": performance.total_requests,
+        },
         "deployments": [
             {
                 "device": worker.device,

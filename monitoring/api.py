@@ -16,7 +16,7 @@ _HEALTH_RESPONSES = {200: HealthResponse, 503: OpenApiResponse(HealthResponse, "
 class Health(Door):
     permission = None
 
-    @extend_schema(operation_id="get_health", tags=["health"], responses=_HEALTH_RESPONSES)
+    @extend_schema(operation_id="get_health", tags=["Health"], responses=_HEALTH_RESPONSES)
     async def get(self, request: Request) -> Response:
         """Whether requests can be served: 200, or 503 with the check that failed."""
         checks = await check_all()
@@ -28,7 +28,7 @@ class Health(Door):
 
 
 class Ready(Health):
-    @extend_schema(operation_id="get_readiness", tags=["health"], responses=_HEALTH_RESPONSES)
+    @extend_schema(operation_id="get_readiness", tags=["Health"], responses=_HEALTH_RESPONSES)
     async def get(self, request: Request) -> Response:
         """For load balancers: the same checks as /health."""
         return await super().get(request)
@@ -37,7 +37,7 @@ class Ready(Health):
 class Live(Door):
     permission = None
 
-    @extend_schema(operation_id="get_liveness", tags=["health"], responses=LiveResponse)
+    @extend_schema(operation_id="get_liveness", tags=["Health"], responses=LiveResponse)
     async def get(self, request: Request) -> Response:
         """Whether this web process answers at all."""
         return Response(_body(True))
