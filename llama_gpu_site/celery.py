@@ -4,8 +4,11 @@ import os
 
 from celery import Celery, signals
 
+from llama_gpu_site import broker
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "llama_gpu_site.settings")
 
+broker.install()
 app = Celery("llama_gpu")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
