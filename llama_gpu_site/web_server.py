@@ -10,13 +10,14 @@ import asyncio
 import functools
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import daphne.server
 import twisted.web.http
 from daphne.http_protocol import HTTPFactory, WebRequest
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
@@ -25,6 +26,10 @@ logger = logging.getLogger(__name__)
 # A client that goes on sending after this many times the limit is not waiting for our 413.
 _PATIENCE_WITH_BODIES = 16
 _BACKLOG = 1024
+# Of a shutdown: for the hook, for responses to come to their end, for cancelled ones to clean up.
+SHUTDOWN_SECONDS = 3.0
+ENDING_SECONDS = 1.0
+CANCELLING_SECONDS = 1.0
 
 
 @implementer(IPushProducer)
@@ -89,9 +94,13 @@ class WebServer(daphne.server.Server):  # type: ignore[misc]  # daphne has no ty
         listening_socket: socket.socket | None = None,
         slow_reader_seconds: float,
         body_limit: int,
+        on_shutdown: Callable[[], Awaitable[None]] | None = None,
         **options: Any,
     ) -> None:
+        """`on_shutdown` is awaited before the end, while responses can still be written."""
         self.failure: str | None = None
+        self._on_shutdown = on_shutdown
+        self._port: Any = None
         self._socket = listening_socket
         self._slow_reader_seconds = slow_reader_seconds
         self._body_limit = body_limit
@@ -148,18 +157,31 @@ class WebServer(daphne.server.Server):  # type: ignore[misc]  # daphne has no ty
         self.failure = failure.getErrorMessage()
         self.stop()
 
-    def kill_all_applications(self) -> None:
-        """Cancel what runs. (The base class fails on connections whose application has already ended.)"""
-        for details in self.connections.values():
-            application = details.get("application_instance")
-            if application is not None and not application.done():
-                application.cancel()
+    def kill_all_applications(self) -> Deferred[None]:
+        """Called before the end, which waits for the result: let what runs end in order, then cancel what is left."""
+        return Deferred.fromFuture(asyncio.ensure_future(self._shut_down()))
+
+    async def _shut_down(self) -> None:
+        if self._port is not None:
+            self._port.stopListening()
+        if self._on_shutdown is not None:
+            try:
+                async with asyncio.timeout(SHUTDOWN_SECONDS):
+                    await self._on_shutdown()
+            except Exception:
+                logger.exception("the shutdown was not orderly")
+        for seconds in (ENDING_SECONDS, CANCELLING_SECONDS):
+            running = [task for task in map(_application_of, self.connections.values()) if task and not task.done()]
+            if running:
+                _, left = await asyncio.wait(running, timeout=seconds)
+                for task in left:
+                    task.cancel()
 
     def _adopt(self) -> None:
         if self._socket is not None:
             self._socket.listen(_BACKLOG)
             self._socket.setblocking(False)
-            reactor.adoptStreamPort(self._socket.fileno(), self._socket.family, self.http_factory)
+            self._port = reactor.adoptStreamPort(self._socket.fileno(), self._socket.family, self.http_factory)
 
     def _make_http_factory(self, server: "WebServer") -> HTTPFactory:
         return BoundedHTTPFactory(server, self._body_limit)
@@ -176,6 +198,10 @@ class BoundedHTTPFactory(HTTPFactory):  # type: ignore[misc]  # daphne has no ty
         protocol = super().buildProtocol(addr)
         protocol.requestFactory = self._request_class
         return protocol
+
+
+def _application_of(connection: Mapping[str, Any]) -> "asyncio.Task[None] | None":
+    return connection.get("application_instance")
 
 
 def _unsent(protocol: Any) -> tuple[int, int]:

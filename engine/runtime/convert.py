@@ -38,10 +38,13 @@ def convert(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
         folder = Path(scratch) / target.name
-        say("reading the tokenizer")
-        tokenizer = load_tokenizer(source)
-        say("reading and dequantising the weights")
-        model = load_model(source)
+        try:
+            say("reading the tokenizer")
+            tokenizer = load_tokenizer(source)
+            say("reading and dequantising the weights")
+            model = load_model(source)
+        except Exception as error:  # a broken file makes gguf and transformers raise almost anything
+            raise ConversionError(f"{source.name} can't be read as a language model: {error}") from error
         if tokenizer.model_max_length > model.config.max_position_embeddings:
             tokenizer.model_max_length = model.config.max_position_embeddings
         say("writing safetensors")
@@ -70,13 +73,9 @@ def load_model(source: Path) -> PreTrainedModel:
 
     transformers refuses to save a model it dequantised from GGUF, so the weights move into a plain one.
     """
-    config = GgufConfig(dequantize=True)
-    try:
-        read = AutoModelForCausalLM.from_pretrained(
-            source.parent, gguf_file=source.name, dtype=torch.bfloat16, quantization_config=config
-        )
-    except (OSError, ValueError, KeyError, NotImplementedError) as error:
-        raise ConversionError(f"{source.name} can't be read as a language model: {error}") from error
+    read = AutoModelForCausalLM.from_pretrained(
+        source.parent, gguf_file=source.name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+    )
     plain_config = read.config
     plain_config.__dict__.pop("quantization_config", None)
     plain: Any = type(read)(plain_config)  # transformers' own annotations don't cover what follows

@@ -100,6 +100,19 @@ def test_a_signal_ends_it_and_everything_it_started(tmp_path: Path, number: sign
     assert not (server.data_dir / "instance.json").exists()
 
 
+def test_running_streams_end_in_order_when_the_server_is_stopped(tmp_path: Path) -> None:
+    body = {"text": "one two", "max_tokens": 2000}
+    with running_server(tmp_path, LLAMA_GPU_DEFAULT_MODEL="echo", LLAMA_GPU_ECHO_DELAY="0.05") as server:
+        url = f"{server.url}/api/v1/stream_infer"
+        with httpx.stream("POST", url, json=body, headers=server.headers, timeout=60) as response:
+            lines = response.iter_lines()
+            assert "one" in next(lines)
+            server.process.terminate()
+            rest = list(lines)
+    assert "event: error" in rest
+    assert any("shutting down" in line for line in rest)
+
+
 def test_a_killed_supervisor_leaves_nothing_behind_and_the_next_start_works(tmp_path: Path) -> None:
     with running_server(tmp_path, LLAMA_GPU_DEFAULT_MODEL="echo") as server:
         family = psutil.Process(server.process.pid).children(recursive=True)

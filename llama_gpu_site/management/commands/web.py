@@ -19,6 +19,7 @@ class Command(BaseCommand):
         parser.add_argument("--fd", type=int, help="a bound socket to listen on instead, inherited from the supervisor")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        from inference.gateway import close_gateway
         from llama_gpu_site.asgi import application
 
         inherited = socket.socket(fileno=options["fd"]) if options["fd"] is not None else None
@@ -28,6 +29,7 @@ class Command(BaseCommand):
             listening_socket=inherited,
             slow_reader_seconds=settings.SLOW_READER_SECONDS,
             body_limit=settings.MAX_BODY_BYTES,
+            on_shutdown=close_gateway,
         )
         try:
             server.run()
