@@ -27,6 +27,8 @@ from common.envelope import success
 from common.errors import AuthenticationFailed
 from common.openapi import ErrorResponseBody
 
+NOT_STORED = {"Cache-Control": "no-store"}
+
 
 class Login(Door):
     permission = None
@@ -43,7 +45,7 @@ class Login(Door):
         fields = LoginRequest.parse(request.data)
         user = await log_in(username=fields["username"], password=fields["password"], address=counted_address(request))
         token, refresh_token = tokens.issue(user)
-        return Response(success(token=token, refresh_token=refresh_token, **_session(user)))
+        return Response(success(token=token, refresh_token=refresh_token, **_session(user)), headers=NOT_STORED)
 
 
 class Refresh(Door):
@@ -60,7 +62,7 @@ class Refresh(Door):
         """Get a new token for a refresh token."""
         fields = RefreshRequest.parse(request.data)
         token, user = await sync_to_async(tokens.renew)(fields["refresh_token"])
-        return Response(success(token=token, **_session(user)))
+        return Response(success(token=token, **_session(user)), headers=NOT_STORED)
 
 
 class Logout(Door):

@@ -114,6 +114,7 @@ def _finish(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBas
         response = _mended(response)
     if not response.streaming and "Content-Length" not in response.headers:
         response.headers["Content-Length"] = str(len(cast(HttpResponse, response).content))
+    response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["X-Request-ID"] = request_id.get()
     response.headers["X-API-Version"] = settings.API_VERSION
     return response

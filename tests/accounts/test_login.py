@@ -32,6 +32,12 @@ async def test_login_answers_as_documented(client: AsyncClient) -> None:
     assert me.json()["credential"] == {"type": "token", "permissions": ["read", "write", "admin"], "tier": "standard"}
 
 
+async def test_tokens_are_not_kept_by_caches(client: AsyncClient) -> None:
+    await make_user(password=PASSWORD)
+    body = {"username": "ada", "password": PASSWORD}
+    assert (await client.post(LOGIN, body, content_type="application/json"))["Cache-Control"] == "no-store"
+
+
 async def test_wrong_name_wrong_password_and_disabled_user_get_the_same_answer(client: AsyncClient) -> None:
     await make_user(password=PASSWORD)
     await make_user(username="gone", password=PASSWORD, is_active=False)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pytest_django import Settings
 
 from common.errors import InvalidInput, PayloadTooLarge, UnsupportedMediaType
-from common.parsers import MAX_DEPTH, StrictJSONParser, parse_object
+from common.parsers import MAX_DEPTH, MAX_VALUES, StrictJSONParser, parse_object
 
 DEEP = "[" * 100_000
 
@@ -61,6 +61,23 @@ def test_it_names_the_field_that_it_refuses(body: bytes, field: str) -> None:
 def test_it_refuses_what_is_no_json_object(body: bytes) -> None:
     with pytest.raises(InvalidInput):
         parse_object(body)
+
+
+@pytest.mark.parametrize("value", [b"0", b"{}", b'""', b"[0]", b'{"b": 0}'])
+def test_it_refuses_a_crowd_of_values(value: bytes) -> None:
+    with pytest.raises(InvalidInput, match=f"more than {MAX_VALUES} values"):
+        parse_object(b'{"a": [' + b",".join([value] * 40_000) + b"]}")
+
+
+@pytest.mark.parametrize("values", [b"0," * 100_000 + b"NaN", b"9" * 100_000, b"[" * 100_000])
+def test_a_large_body_that_is_no_json_is_refused_without_a_second_look(values: bytes) -> None:
+    with pytest.raises(InvalidInput, match="not valid JSON"):
+        parse_object(b'{"a": [' + values + b"]}")
+
+
+def test_a_large_body_of_long_texts_passes() -> None:
+    items = [{"id": str(number), "text": ",[{" * 1365} for number in range(128)]
+    assert parse_object(json.dumps({"inputs": items}).encode()) == {"inputs": items}
 
 
 def test_the_deepest_allowed_nesting_passes() -> None:
