@@ -117,7 +117,7 @@ async def test_a_dead_web_process_frees_its_slots(server: EchoServer) -> None:
     async with server.client() as client:
         waiting: Any = asyncio.ensure_future(client.post("/infer", json=LONG))
         await asyncio.to_thread(wait_until, lambda: server.running() == 1)
-        os.kill(_web_pid(server), signal.SIGKILL)
+        os.kill(server.pid_of("web"), signal.SIGKILL)
         with pytest.raises(httpx.HTTPError):
             await waiting
 
@@ -130,14 +130,3 @@ def _answers_now(server: EchoServer) -> bool:
         return _answers(server)
     except httpx.HTTPError:
         return False
-
-
-def _web_pid(server: EchoServer) -> int:
-    import psutil
-
-    for process in psutil.process_iter(["cmdline", "environ"]):
-        if "web" in (process.info["cmdline"] or []):
-            environment = process.info["environ"] or {}
-            if environment.get("LLAMA_GPU_PORT") == server.url.rsplit(":", 1)[1]:
-                return int(process.pid)
-    pytest.fail("no web process")
