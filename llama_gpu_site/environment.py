@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -41,6 +42,16 @@ def read_list(name: str, default: tuple[str, ...] = ()) -> list[str]:
     """A comma-separated list without its blanks."""
     value = os.environ.get(name, "")
     return [item.strip() for item in value.split(",") if item.strip()] or list(default)
+
+
+def read_url(name: str, default: str, *, schemes: tuple[str, ...]) -> str:
+    """A URL with one of the schemes. The complaint does not repeat it: it may hold a password."""
+    value = read_str(name, default)
+    if urlsplit(value).scheme not in schemes:
+        raise ImproperlyConfigured(
+            f"{name} is no URL that can be used; it must begin with {' or '.join(schemes)} and ://."
+        )
+    return value
 
 
 def read_path(name: str, default: Path) -> Path:

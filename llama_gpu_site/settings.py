@@ -16,6 +16,7 @@ from llama_gpu_site.environment import (
     read_networks,
     read_path,
     read_str,
+    read_url,
 )
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -68,13 +69,18 @@ _SQLITE_OPTIONS = {
     "transaction_mode": "IMMEDIATE",
     "init_command": "PRAGMA journal_mode=WAL;PRAGMA synchronous=NORMAL;",
 }
-DATABASES = {"default": dj_database_url.parse(read_str("DATABASE_URL", f"sqlite:///{DATA_DIR / 'llama_gpu.sqlite3'}"))}
+_DATABASE_URL = read_url(
+    "DATABASE_URL",
+    f"sqlite:///{DATA_DIR / 'llama_gpu.sqlite3'}",
+    schemes=("postgres", "postgresql", "sqlite"),
+)
+DATABASES = {"default": dj_database_url.parse(_DATABASE_URL)}
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     DATABASES["default"]["OPTIONS"] = _SQLITE_OPTIONS
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 # `make run` starts a private valkey-server and sets this for every process it supervises.
 EMBEDDED_REDIS = not read_str("REDIS_URL", "")
-REDIS_URL = read_str("REDIS_URL", "redis://127.0.0.1:6379/0")
+REDIS_URL = read_url("REDIS_URL", "redis://127.0.0.1:6379/0", schemes=("redis", "rediss", "unix"))
 REDIS_PREFIX = read_str("LLAMA_GPU_REDIS_PREFIX", "lgpu:")
 
 # ---------------------------------------------------------------- Django

@@ -24,7 +24,7 @@ PARAMETERS = 134_515_008
 VOCAB_SIZE = 49_152
 ARCHITECTURE = "LlamaForCausalLM"
 NEEDED_BYTES = 700 * 1024**2
-_CONVERSION = 2  # goes up when the converter's output changes
+CONVERSION = 2  # goes up when the converter's output changes
 _RECORD = "converted.json"
 
 Say = Callable[[str], None]
@@ -55,7 +55,7 @@ def is_ready(folder: Path) -> bool:
         record = json.loads((folder / _RECORD).read_text())
         return (
             record["source"] == GGUF_SHA256
-            and record["conversion"] == _CONVERSION
+            and record["conversion"] == CONVERSION
             and all((folder / name).stat().st_size == size for name, size in record["files"].items())
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -90,7 +90,7 @@ def _convert(gguf: Path, folder: Path, say: Say) -> None:
     say("converting the demo model (once; about half a minute)")
     _run([sys.executable, "-m", "engine.runtime.convert", str(gguf), str(folder)], say, "converted")
     files = {file.name: file.stat().st_size for file in folder.iterdir()}
-    record = {"source": GGUF_SHA256, "conversion": _CONVERSION, "files": files}
+    record = {"source": GGUF_SHA256, "conversion": CONVERSION, "files": files}
     (folder / _RECORD).write_text(json.dumps(record, indent=2))
 
 

@@ -1,6 +1,6 @@
 """What `manage.py up` does: prepares everything, starts the server's processes and keeps them running.
 
-`instance` claims the data folder and the port, `provision` prepares database, keys and models, `processes` says which
-processes there are, `child` keeps one of them alive, `leash` ends them if the supervisor is killed, `readiness` waits
-for the first generation, and `supervisor` puts these together.
+`preparation` is what comes before any process: `instance` claims the data folder and the port, `provision` sees to
+database, keys and models, `processes` says which processes there are. Then `child` keeps each of them alive, `leash`
+ends them if the supervisor is killed, `readiness` waits for the first generation, and `supervisor` conducts.
 """

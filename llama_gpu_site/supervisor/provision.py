@@ -41,7 +41,8 @@ def provision_database(say: Say) -> Credentials:
     except ImproperlyConfigured as error:
         raise StartError(str(error)) from error
     except (OperationalError, DatabaseError) as error:
-        raise StartError(f"The database can't be used: {str(error).strip()}; check DATABASE_URL.") from error
+        reason = " ".join(str(error).split())
+        raise StartError(f"The database can't be used ({reason}); check DATABASE_URL.") from error
 
 
 def pending_migrations() -> bool:

@@ -3,27 +3,21 @@
 import os
 import queue
 import signal
-import socket
 import threading
 import time
 from dataclasses import dataclass
 from types import FrameType
 
 import psutil
-import redis
 from django.conf import settings
 
-from llama_gpu_site.supervisor import provision
-from llama_gpu_site.supervisor.child import Child, ChildSpec
+from llama_gpu_site.supervisor.child import Child
 from llama_gpu_site.supervisor.console import Console
 from llama_gpu_site.supervisor.failure import StartError
-from llama_gpu_site.supervisor.instance import DataDirLock, InstanceFile, check_data_dir, reserve_port
 from llama_gpu_site.supervisor.leash import Leash
-from llama_gpu_site.supervisor.processes import child_environment, server_processes
+from llama_gpu_site.supervisor.preparation import Plan, prepare
 from llama_gpu_site.supervisor.readiness import Answer, attempt_generation, wait_for_generation
-from llama_gpu_site.supervisor.valkey import prepare_valkey
 from llama_gpu_site.supervisor.welcome import display_url, reachable_url, welcome
-from models_mgmt.devices import discover_devices, is_device
 
 # Beyond what a worker gives its running requests.
 STOP_SECONDS = 3.0
@@ -52,24 +46,6 @@ class Probed:
     failure: StartError | None = None
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What the preparation came to: what to start, what to show, and what to hand back at the end."""
-
-    specs: list[ChildSpec]
-    redis_url: str
-    model_id: str
-    credentials: provision.Credentials
-    lock: DataDirLock
-    sock: socket.socket
-    instance: InstanceFile
-
-    def close(self) -> None:
-        self.instance.remove()
-        self.sock.close()
-        self.lock.close()
-
-
 class Interrupted(KeyboardInterrupt):
     """A signal came before there was any process to end."""
 
@@ -91,7 +67,7 @@ class Supervisor:
         """Serve until a signal comes. Returns the exit status; raises StartError if there was nothing to take down."""
         _on_signals(_interrupt)
         try:
-            plan = self._prepare()
+            plan = prepare(self._console)
         except Interrupted:
             self._say("stopped")
             return 130
@@ -104,41 +80,9 @@ class Supervisor:
             self._stop(leash)
             plan.close()
 
-    # ------------------------------------------------------------ before any process
-
-    def _prepare(self) -> "Plan":
-        devices = discover_devices(settings.DEVICES)
-        check_devices(devices)
-        check_data_dir(settings.DATA_DIR)
-        lock = DataDirLock(settings.DATA_DIR, console=self._console)
-        instance = InstanceFile(settings.DATA_DIR)
-        instance.remove()  # a killed supervisor's
-        sock = reserve_port(settings.HOST, settings.PORT)
-        valkey = prepare_valkey(settings.DATA_DIR) if settings.EMBEDDED_REDIS else None
-        if valkey is None:
-            check_redis(settings.REDIS_URL)
-        credentials = provision.provision_database(self._say)
-        if credentials.password:
-            self._say(f"made the user admin with the password {credentials.password}")
-        if credentials.api_key:
-            self._say(f"made the first API key: {credentials.api_key}")
-        model_id = provision.provision_model(self._say)
-        redis_url = valkey.url if valkey else settings.REDIS_URL
-        environment = child_environment(redis_url)
-        specs = server_processes(
-            manage=settings.BASE_DIR / "manage.py",
-            environment=environment,
-            devices=devices,
-            web_processes=settings.WEB_PROCESSES,
-            listening_fd=sock.fileno(),
-        )
-        if valkey:
-            specs.insert(0, ChildSpec("valkey", valkey.command, environment, last=True, unshown=("overcommit",)))
-        return Plan(specs, redis_url, model_id, credentials, lock, sock, instance)
-
     # ------------------------------------------------------------ up
 
-    def _start(self, plan: "Plan", leash: Leash) -> None:
+    def _start(self, plan: Plan, leash: Leash) -> None:
         self._children = [
             Child(spec, console=self._console, leash=leash, on_change=lambda child: self._inbox.put(Changed(child)))
             for spec in plan.specs
@@ -146,7 +90,7 @@ class Supervisor:
         self._say(f"starting {', '.join(child.spec.name for child in self._children)}")
         for child in self._children:
             child.start()
-        arguments = (reachable_url(settings.HOST, settings.PORT), provision.access_token())
+        arguments = (reachable_url(settings.HOST, settings.PORT), plan.access_token)
         threading.Thread(target=self._probe, args=arguments, name="readiness", daemon=True).start()
 
     def _probe(self, url: str, token: str) -> None:
@@ -156,7 +100,7 @@ class Supervisor:
         except StartError as error:
             self._inbox.put(Probed(None, error))
 
-    def _serve(self, plan: "Plan") -> int:
+    def _serve(self, plan: Plan) -> int:
         while True:
             match self._inbox.get():
                 case Signalled():
@@ -177,7 +121,7 @@ class Supervisor:
                         url = display_url(settings.HOST, settings.PORT)
                         self._console.plain(welcome(url, plan.model_id, plan.credentials, answer, seconds=seconds))
 
-    def _write_instance(self, plan: "Plan") -> None:
+    def _write_instance(self, plan: Plan) -> None:
         plan.instance.write(
             {
                 "pid": os.getpid(),
@@ -236,35 +180,14 @@ class Supervisor:
         self._console.line("up", text)
 
 
-def check_devices(devices: list[str]) -> None:
-    """Raises StartError for a name that is no device."""
-    for device in devices:
-        if not is_device(device):
-            raise StartError(
-                f"LLAMA_GPU_DEVICES contains {device!r}; it may list cpu, mps, and cuda with a number, such as cuda0."
-            )
-
-
-def check_redis(url: str) -> None:
-    """Raises StartError when the configured Redis does not answer."""
-    client = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5)
-    try:
-        client.ping()
-    except (redis.RedisError, OSError) as error:
-        raise StartError(
-            f"The Redis server that REDIS_URL names does not answer ({error}); start it or correct it."
-        ) from error
-    finally:
-        client.close()
-
-
 def descendants(besides: int) -> list[psutil.Process]:
     return [process for process in psutil.Process().children(recursive=True) if process.pid != besides]
 
 
 def _on_signals(handler: "signal._HANDLER") -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, handler)
+        if signal.getsignal(number) != signal.SIG_IGN:  # as `nohup` wants it
+            signal.signal(number, handler)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -19,7 +19,7 @@ def folder(tmp_path: Path) -> Path:
     folder = tmp_path / demo.MODEL_ID
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"0123456789")
-    record = {"source": demo.GGUF_SHA256, "conversion": 1, "files": {"model.safetensors": 10}}
+    record = {"source": demo.GGUF_SHA256, "conversion": demo.CONVERSION, "files": {"model.safetensors": 10}}
     (folder / "converted.json").write_text(json.dumps(record))
     return folder
 

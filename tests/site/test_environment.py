@@ -105,6 +105,23 @@ def test_a_redis_that_does_not_answer_stops_the_start_with_one_sentence(tmp_path
     assert "secret" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", "mysecret"),
+        ("DATABASE_URL", "mysql://u:mysecret@h/d"),
+        ("REDIS_URL", "http://mysecret"),
+        ("DATABASE_URL", "postgres://u:mysecret@127.0.0.1:1/d"),
+    ],
+)
+def test_an_address_that_is_of_no_use_stops_the_start_with_one_sentence(tmp_path: Path, name: str, value: str) -> None:
+    done = start(tmp_path, **{name: value})
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert name in done.stderr
+    assert "mysecret" not in done.stderr
+
+
 def test_a_device_that_is_none_stops_the_start_with_one_sentence(tmp_path: Path) -> None:
     done = start(tmp_path, LLAMA_GPU_DEVICES="cpu,gpu0")
     assert done.returncode == 1
