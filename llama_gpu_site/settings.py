@@ -210,7 +210,6 @@ LOGIN_ATTEMPTS_PER_MINUTE = read_int("LLAMA_GPU_LOGIN_ATTEMPTS_PER_MINUTE", 10, 
 # ---------------------------------------------------------------- inference
 REQUEST_TIMEOUT = read_float("LLAMA_GPU_REQUEST_TIMEOUT", 600.0, minimum=1)
 MAX_QUEUE = read_int("LLAMA_GPU_MAX_QUEUE", 256, minimum=1)
-KEEP_ALIVE_SECONDS = read_float("LLAMA_GPU_KEEP_ALIVE", 0.0, minimum=0)
 AUTOLOAD = read_bool("LLAMA_GPU_AUTOLOAD", default=True)
 SSE_KEEP_ALIVE_SECONDS = read_float("LLAMA_GPU_SSE_KEEP_ALIVE", 10.0, minimum=0.1)
 SLOW_READER_SECONDS = read_float("LLAMA_GPU_SLOW_READER_SECONDS", 30.0, minimum=0.1)
@@ -219,7 +218,7 @@ STREAM_BUFFER_EVENTS = read_int("LLAMA_GPU_STREAM_BUFFER_EVENTS", 4096, minimum=
 DEFAULT_MODEL = read_str("LLAMA_GPU_DEFAULT_MODEL", "demo")
 DEFAULT_MODEL_IS_SET = bool(read_str("LLAMA_GPU_DEFAULT_MODEL", ""))
 ENGINE_MAX_SEQUENCES = read_int("LLAMA_GPU_MAX_SEQUENCES", 32, minimum=1, maximum=1024)
-ENGINE_PREFILL_CHUNK = read_int("LLAMA_GPU_PREFILL_CHUNK", 256, minimum=16)
+ENGINE_PREFILL_CHUNK = read_int("LLAMA_GPU_PREFILL_CHUNK", 512, minimum=16)
 ENGINE_THREADS = read_int("LLAMA_GPU_ENGINE_THREADS", 0, minimum=0, maximum=1024)
 ENGINE_QUANTIZATION = read_str(
     "LLAMA_GPU_QUANTIZATION", "auto", choices=("auto", "fp32", "bf16", "fp16", "int8", "int4")

@@ -1,0 +1,1 @@
+"""Measurements as tables with ratios: `python -m benchmarks`, or `make bench`. See docs/performance.md."""

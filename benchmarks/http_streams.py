@@ -1,0 +1,163 @@
+"""Streams over HTTP: ours, `transformers serve --continuous-batching`, llama.cpp's server, and the engine alone."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contenders import MODELS_DIR, Contestant
+from benchmarks.report import Report, Row, median
+from benchmarks.workload import NEW_TOKENS, PARALLEL, story
+from llama_gpu_site.supervisor.instance import free_port
+from models_mgmt.demo import ensure_demo_model
+from tests.running_server import running_server
+
+START_SECONDS = 180
+
+
+@dataclass(frozen=True)
+class Target:
+    """A server under load. `body` makes a streaming request's body of a question."""
+
+    name: str
+    port: int
+    path: str
+    model: str
+    key: str = ""
+
+    def body(self, text: str) -> dict[str, Any]:
+        if self.path.startswith("/api/"):
+            return {"text": text, "max_tokens": NEW_TOKENS, "temperature": 0}
+        turns = [{"role": "user", "content": text}]
+        return {"model": self.model, "messages": turns, "max_tokens": NEW_TOKENS, "temperature": 0, "stream": True}
+
+
+async def _stream(target: Target, index: int) -> tuple[int, float]:
+    """One stream: how many pieces of text came, and the seconds to the first of them."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", target.port, limit=1 << 20)
+    data = json.dumps(target.body(story(index))).encode()
+    head = (
+        f"POST {target.path} HTTP/1.1\r\nHost: 127.0.0.1:{target.port}\r\nContent-Type: application/json\r\n"
+        f"Authorization: Bearer {target.key}\r\nConnection: close\r\nContent-Length: {len(data)}\r\n\r\n"
+    )
+    began = time.perf_counter()
+    writer.write(head.encode() + data)
+    first = 0.0
+    pieces = 0
+    try:
+        status = await reader.readline()
+        if b" 200 " not in status:
+            raise SystemExit(f"{target.name} answered {status!r}: {await reader.read(500)!r}")
+        while line := await reader.readline():
+            if _is_text(line):
+                first = first or time.perf_counter() - began
+                pieces += 1
+    finally:
+        writer.close()
+    return pieces, first
+
+
+def _is_text(line: bytes) -> bool:
+    return line.startswith(b"data: {") and (b'"token"' in line or (b'"content":"' in line.replace(b" ", b"")))
+
+
+async def _load(target: Target, parallel: int) -> tuple[float, float]:
+    """Tokens per second of so many streams at once, and their mean time to first token."""
+    began = time.perf_counter()
+    results = await asyncio.gather(*(_stream(target, index) for index in range(parallel)))
+    took = time.perf_counter() - began
+    return sum(pieces for pieces, _ in results) / took, sum(first for _, first in results) / parallel
+
+
+@contextmanager
+def _process(command: list[str], port: int, ready_path: str) -> Iterator[None]:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}{ready_path}", timeout=5):
+                    break
+            except (urllib.error.URLError, OSError):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise SystemExit(f"{command[0]} did not start") from None
+                time.sleep(0.5)
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@contextmanager
+def _ours() -> Iterator[Target]:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running_server(Path(folder), LLAMA_GPU_MODELS_DIR=str(MODELS_DIR)) as server,
+    ):
+        port = int(server.url.rsplit(":", 1)[1])
+        yield Target("LLaMA GPU", port, "/api/v1/stream_infer", "", server.api_key)
+
+
+@contextmanager
+def _transformers_serve() -> Iterator[Target]:
+    port = free_port()
+    folder = str(ensure_demo_model(models_dir=MODELS_DIR, say=lambda _text: None))
+    program = str(Path(sys.executable).with_name("transformers"))
+    options = ["--continuous-batching", "--device", "cpu", "--attn-implementation", "sdpa"]
+    command = [program, "serve", folder, *options, "--port", str(port), "--host", "127.0.0.1"]
+    with _process(command, port, "/health"):
+        yield Target("transformers serve", port, "/v1/chat/completions", folder)
+
+
+@contextmanager
+def _llama_cpp() -> Iterator[Target]:
+    port = free_port()
+    load = f"from benchmarks.contenders import llama_cpp_server; server = llama_cpp_server({port})"
+    script = f"import time; {load}; time.sleep(3600)"
+    with _process([sys.executable, "-c", script], port, "/health"):
+        yield Target("llama.cpp server", port, "/v1/chat/completions", "demo")
+
+
+def streams(report: Report, rounds: int) -> None:
+    """All servers stand at the same time and are loaded in turn within each round."""
+    found: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    with _ours() as ours, _llama_cpp() as llama, _transformers_serve() as serve:
+        engine = Contestant("engine:int4")
+        targets = (ours, llama, serve)
+        for target in targets:
+            asyncio.run(_load(target, 2))
+        engine.ask("throughput", 2)
+        for _ in range(rounds):
+            for parallel in PARALLEL:
+                found.setdefault(("engine alone", parallel), []).append((engine.ask("throughput", parallel), 0.0))
+                for target in targets:
+                    found.setdefault((target.name, parallel), []).append(asyncio.run(_load(target, parallel)))
+        engine.close()
+    speed = {key: median(rate for rate, _ in values) for key, values in found.items()}
+    first = {key: median(wait for _, wait in values) for key, values in found.items()}
+    rows: list[Row] = [
+        {"benchmark": "http", "contender": name, "parallel": n, "tokens_per_second": round(speed[name, n], 1)}
+        | ({"first_token": round(first[name, n], 4)} if first[name, n] else {})
+        for name, n in speed
+    ]
+    names = ("engine alone", *(target.name for target in targets))
+    cells = [[name, *(_cell(speed[name, n], first[name, n]) for n in PARALLEL)] for name in names]
+    for name in names:
+        if name != ours.name:
+            ratios = [f"**{speed[ours.name, n] / speed[name, n]:.2f}×**" for n in PARALLEL]
+            cells.append([f"{ours.name} / {name}", *ratios])
+    columns = ["output tokens/s (mean time to first token), streams:", *map(str, PARALLEL)]
+    report.add(f"Streams over HTTP (median of {rounds})", columns, cells, rows)
+
+
+def _cell(speed: float, first: float) -> str:
+    return f"{speed:.0f}" + (f" ({first * 1000:.0f} ms)" if first else "")
