@@ -26,5 +26,5 @@ bench: ## Measure engine and gateway; rows go to benchmarks/results/
 	@$(PYTHON) -m bootstrap run dev bench && $(VENV)/python -m benchmarks $(ARGS)
 
 clean: ## Remove the environment and caches; the data folder stays
-	rm -rf .venv .cache build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv .cache build dist .hypothesis .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
