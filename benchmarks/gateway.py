@@ -11,13 +11,15 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from benchmarks.report import Report
 
 
 class Client:
@@ -79,7 +81,7 @@ async def stream(client: Client) -> tuple[float, int]:
 KINDS: dict[str, Callable[[Client], Any]] = {"infer": infer, "stream": stream}
 
 
-async def measure(arguments: argparse.Namespace, kind: str, callers: int) -> dict[str, Any]:
+async def measure(url: str, key: str, kind: str, callers: int, seconds: float) -> dict[str, Any]:
     """Requests of one kind from so many callers, for a time."""
     latencies: list[float] = []
     tokens = 0
@@ -92,12 +94,12 @@ async def measure(arguments: argparse.Namespace, kind: str, callers: int) -> dic
                 latencies.append(latency)
                 tokens += count
 
-    clients = [Client(arguments.url, arguments.key) for _ in range(callers)]
+    clients = [Client(url, key) for _ in range(callers)]
     await asyncio.gather(*(client.open() for client in clients))
-    warm = time.perf_counter() + min(1.0, arguments.seconds / 4)
+    warm = time.perf_counter() + min(1.0, seconds / 4)
     await asyncio.gather(*(call_on(client, warm, counted=False) for client in clients))
     began = time.perf_counter()
-    await asyncio.gather(*(call_on(client, began + arguments.seconds, counted=True) for client in clients))
+    await asyncio.gather(*(call_on(client, began + seconds, counted=True) for client in clients))
     took = time.perf_counter() - began
     for client in clients:
         client.close()
@@ -111,10 +113,33 @@ async def measure(arguments: argparse.Namespace, kind: str, callers: int) -> dic
         "tokens_per_second": round(tokens / took, 1),
         "added_latency_p50_ms": round(quantiles[49] * 1000, 2),
         "added_latency_p99_ms": round(quantiles[98] * 1000, 2),
-        "cpu_count": os.cpu_count(),
-        "python": platform.python_version(),
-        "time": int(time.time()),
     }
+
+
+COLUMNS = {
+    "kind": "kind",
+    "callers": "callers",
+    "requests_per_second": "requests/s",
+    "tokens_per_second": "tokens/s",
+    "added_latency_p50_ms": "p50, ms",
+    "added_latency_p99_ms": "p99, ms",
+}
+
+
+def rows(
+    url: str, key: str, *, kinds: Sequence[str], callers: Sequence[int], seconds: float
+) -> Iterator[dict[str, Any]]:
+    """One measurement after the other."""
+    for kind in kinds:
+        for count in callers:
+            yield asyncio.run(measure(url, key, kind, count, seconds))
+
+
+def report_on(url: str, key: str, report: "Report", *, seconds: float = 5.0) -> None:
+    """Measure a running server with the echo model, into a report of all benchmarks."""
+    found = list(rows(url, key, kinds=list(KINDS), callers=(1, 32), seconds=seconds))
+    cells = [[row[name] for name in COLUMNS] for row in found]
+    report.add("The gateway, with the echo runner", list(COLUMNS.values()), cells, found)
 
 
 def main() -> None:
@@ -126,18 +151,15 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--out", type=Path, help="file to append JSON rows to")
     arguments = parser.parse_args()
-    print(f"{'kind':8}{'callers':>8}{'req/s':>10}{'tokens/s':>10}{'p50 ms':>10}{'p99 ms':>10}")
-    for kind in arguments.kinds:
-        for callers in arguments.callers:
-            row = asyncio.run(measure(arguments, kind, callers))
-            print(
-                f"{kind:8}{callers:8}{row['requests_per_second']:10}{row['tokens_per_second']:10}"
-                f"{row['added_latency_p50_ms']:10}{row['added_latency_p99_ms']:10}",
-                flush=True,
-            )
-            if arguments.out:
-                with arguments.out.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+    print("".join(f"{title:>12}" for title in COLUMNS.values()))
+    measured = rows(
+        arguments.url, arguments.key, kinds=arguments.kinds, callers=arguments.callers, seconds=arguments.seconds
+    )
+    for row in measured:
+        print("".join(f"{row[name]:>12}" for name in COLUMNS), flush=True)
+        if arguments.out:
+            with arguments.out.open("a") as file:
+                file.write(json.dumps(row) + "\n")
 
 
 if __name__ == "__main__":
