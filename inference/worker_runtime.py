@@ -87,7 +87,7 @@ class WorkerRuntime:
             return
         try:
             if not self._claim(job, entries):
-                logger.warning("job %s was begun before; it is not run again", job.job_id)
+                logger.warning("job %s has expired or was begun before; it is not run again", job.job_id)
                 self._table.match([Failed(entry.request_id, "", "") for entry in entries])
                 return
             self._submit(job, entries)

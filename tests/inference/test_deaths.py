@@ -125,6 +125,16 @@ async def test_a_dead_web_process_frees_its_slots(server: EchoServer) -> None:
     wait_until(lambda: _answers_now(server), 15)
 
 
+async def test_a_killed_valkey_ends_what_ran_and_requests_work_again(server: EchoServer) -> None:
+    async with server.client() as client:
+        waiting = asyncio.ensure_future(client.post("/infer", json={"text": "a b", "max_tokens": 300}))
+        await asyncio.to_thread(wait_until, lambda: server.running() == 1)
+        os.kill(server.pid_of("valkey"), signal.SIGKILL)
+
+        assert (await waiting).status_code in {200, 500}
+    wait_until(lambda: _answers_now(server), 30)
+
+
 def _answers_now(server: EchoServer) -> bool:
     try:
         return _answers(server)
