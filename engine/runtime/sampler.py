@@ -9,15 +9,18 @@ import torch
 from engine.runtime.runner import RequestRefused
 from engine.runtime.sequence import Sequence
 
-# Nucleus and top-k filters look at this many likeliest tokens; rows that need more are sorted whole.
-_CANDIDATES = 512
+# Nucleus and top-k filters look at so many likeliest tokens; rows that need more, at the next number, then at all.
+_CANDIDATES = (64, 1024)
+# The largest uniform number: its product with a float32 total is below the total, whatever the rounding.
+_BELOW_ONE = 1 - 2**-22
 
 
 def sample(logits: torch.Tensor, sequences: list[Sequence]) -> list[int | RequestRefused]:
     """logits: [sequences, vocabulary]; returns a token for each, or why it has none."""
     logits = _penalise(logits, sequences)
-    greedy = logits.argmax(-1).tolist()
-    broken = (~torch.isfinite(logits.amax(-1))).tolist()
+    highest, likeliest = logits.max(-1)
+    greedy = likeliest.tolist()
+    broken = (~torch.isfinite(highest)).tolist()
     outcomes: list[int | RequestRefused] = list(greedy)
     drawn = [row for row, sequence in enumerate(sequences) if not sequence.params.is_greedy and not broken[row]]
     if drawn:
@@ -46,7 +49,7 @@ def _penalise(logits: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
 def _draw(logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
     device = logits.device
     temperature = torch.tensor([sequence.params.temperature for sequence in sequences], device=device)
-    uniform = torch.tensor([sequence.random.random() for sequence in sequences], device=device)
+    uniform = torch.tensor([min(s.random.random(), _BELOW_ONE) for s in sequences], device=device)
     probabilities = torch.softmax(logits.float() / temperature[:, None], -1)
     filtered = [row for row, sequence in enumerate(sequences) if _is_filtered(sequence)]
     if not filtered:
@@ -64,32 +67,35 @@ def _is_filtered(sequence: Sequence) -> bool:
     return params.top_p < 1 or params.top_k > 0 or params.min_p > 0
 
 
-def _draw_filtered(probabilities: torch.Tensor, uniform: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
+def _draw_filtered(
+    probabilities: torch.Tensor, uniform: torch.Tensor, sequences: list[Sequence], tier: int = 0
+) -> torch.Tensor:
     """Keep the top_k likeliest, of them the smallest set with mass top_p (Holtzman et al. 2020), of them those with at
     least min_p of the likeliest's probability (Nguyen et al. 2024); the likeliest always stays."""
     device, vocabulary = probabilities.device, probabilities.shape[1]
+    count = min(_CANDIDATES[tier], vocabulary) if tier < len(_CANDIDATES) else vocabulary
     top_k = torch.tensor([min(s.params.top_k or vocabulary, vocabulary) for s in sequences], device=device)
     top_p = torch.tensor([s.params.top_p for s in sequences], device=device)
     min_p = torch.tensor([s.params.min_p for s in sequences], device=device)
-    count = min(_CANDIDATES, vocabulary)
-    values, tokens = torch.topk(probabilities, count)
-    enough = (top_k <= count) | (values.sum(-1) >= top_p) | (values[:, -1] < min_p * values[:, 0])
-    if count < vocabulary and not bool(enough.all()):
+    if count < vocabulary:
+        values, tokens = torch.topk(probabilities, count)
+        enough = (top_k <= count) | (values.sum(-1) >= top_p) | (values[:, -1] < min_p * values[:, 0])
+    else:
         values, tokens = torch.sort(probabilities, descending=True)
+        enough = torch.ones_like(top_k, dtype=torch.bool)
     before = values.cumsum(-1) - values
     rank = torch.arange(values.shape[1], device=device)
     kept = (rank < top_k[:, None]) & (before < top_p[:, None]) & (values >= min_p[:, None] * values[:, :1])
     kept[:, 0] = True
-    values = values.masked_fill(~kept, 0)
-    chosen = _invert(values, uniform)
-    return tokens.gather(1, chosen[:, None])[:, 0]
+    drawn = tokens.gather(1, _invert(values.masked_fill(~kept, 0), uniform)[:, None])[:, 0]
+    short = (~enough).nonzero()[:, 0]
+    if len(short):
+        rest = [sequences[row] for row in short.tolist()]
+        drawn[short] = _draw_filtered(probabilities[short], uniform[short], rest, tier + 1)
+    return drawn
 
 
 def _invert(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     """The first index at which the cumulative weight exceeds `uniform` of the total; weights: [rows, n]."""
     cumulative = weights.cumsum(-1)
-    target = uniform * cumulative[:, -1]
-    index = torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
-    # Rounding can push the target to the very end: then the last token that has any weight.
-    last = weights.shape[1] - 1 - (weights.flip(-1) > 0).int().argmax(-1)
-    return torch.minimum(index, last)
+    return torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None], right=True)[:, 0]
