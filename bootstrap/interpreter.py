@@ -10,7 +10,7 @@ NEWEST = (3, 13)
 
 
 def is_supported(version):
-    """Whether a version, as (major, minor, …), is one the project is tested with."""
+    """Whether a version, as (major, minor, ...), is one the project is tested with."""
     return OLDEST <= tuple(version[:2]) <= NEWEST
 
 
