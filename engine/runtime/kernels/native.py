@@ -9,7 +9,9 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -23,6 +25,13 @@ logger = logging.getLogger(__name__)
 _SOURCES = [Path(__file__).with_name("native.c"), Path(__file__).with_name("native_template.h")]
 _FLAGS = ["-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-fopenmp", "-shared", "-fPIC"]
 _SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
+_P, _I, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+_SIGNATURES = {
+    "add_rms_norm": [_P] * 4 + [_I] * 2 + [_F],
+    "silu_mul": [_P] * 2 + [_I] * 2,
+    "rotate_and_store": [_P] * 3 + [_F] + [_P] * 7 + [_I] * 4 + [_F],
+    "attend": [_P] * 4 + [_I, _P, _I, _P] + [_I] * 3,
+}
 _MAX_ROWS = 12  # of native.c
 
 
@@ -70,8 +79,14 @@ def _compile(compiler: str, target: Path) -> None:
     logger.info("built the CPU kernels with %s", compiler)
 
 
-def _pointer(tensor: torch.Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+def _function(library: ctypes.CDLL, name: str, dtype: torch.dtype) -> Callable[..., int]:
+    function = getattr(library, f"{name}_{_SUFFIX[dtype]}")
+    function.argtypes = _SIGNATURES[name]
+    return cast("Callable[..., int]", function)
+
+
+def _address(tensor: torch.Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
 
 
 def _untouched_zeros(size: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
@@ -90,17 +105,17 @@ class NativeKernels:
         """cosine, sine: float32 [positions, dim / 2]. Raises NativeUnavailable."""
         if shape.dtype not in _SUFFIX or shape.dim % 16 or shape.device.type != "cpu":
             raise NativeUnavailable(f"no native kernels for {shape.dtype}, head size {shape.dim}, {shape.device}")
-        suffix = _SUFFIX[shape.dtype]
-        self._add_rms_norm = getattr(library, f"add_rms_norm_{suffix}")
-        self._silu_mul = getattr(library, f"silu_mul_{suffix}")
-        self._rotate_and_store = getattr(library, f"rotate_and_store_{suffix}")
-        self._attend = getattr(library, f"attend_{suffix}")
+        self._add_rms_norm = _function(library, "add_rms_norm", shape.dtype)
+        self._silu_mul = _function(library, "silu_mul", shape.dtype)
+        self._rotate_and_store = _function(library, "rotate_and_store", shape.dtype)
+        self._attend = _function(library, "attend", shape.dtype)
         self._shape = shape
         self._cosine = cosine.float().contiguous()
         self._sine = sine.float().contiguous()
         size = (shape.layers, blocks, shape.kv_heads)
         self._keys = _untouched_zeros((*size, shape.dim, BLOCK_SIZE), shape.dtype)
         self._values = _untouched_zeros((*size, BLOCK_SIZE, shape.dim), shape.dtype)
+        self._layer_bytes = self._keys[0].nbytes
         self._tile_rows = max(1, _MAX_ROWS // (shape.heads // shape.kv_heads))
 
     def begin(self, batch: StepBatch) -> None:
@@ -124,13 +139,13 @@ class NativeKernels:
         rows, width = residual.shape
         out = torch.empty(rows, width, dtype=self._shape.dtype)
         self._add_rms_norm(
-            _pointer(residual),
-            _pointer(delta),
-            _pointer(weight),
-            _pointer(out),
-            ctypes.c_int64(rows),
-            ctypes.c_int64(width),
-            ctypes.c_float(epsilon),
+            residual.data_ptr(),
+            _address(delta),
+            weight.data_ptr(),
+            out.data_ptr(),
+            rows,
+            width,
+            epsilon,
         )
         return out
 
@@ -143,37 +158,39 @@ class NativeKernels:
         epsilon: float,
     ) -> torch.Tensor:
         shape, batch = self._shape, self._batch
-        keys, values = self._keys[layer], self._values[layer]
-        heads, kv_heads, dim = map(ctypes.c_int64, (shape.heads, shape.kv_heads, shape.dim))
+        offset = layer * self._layer_bytes
+        keys, values = self._keys.data_ptr() + offset, self._values.data_ptr() + offset
+        heads, kv_heads, dim = shape.heads, shape.kv_heads, shape.dim
         self._rotate_and_store(
-            _pointer(qkv),
-            _pointer(q_norm),
-            _pointer(k_norm),
-            ctypes.c_float(epsilon),
-            _pointer(self._cosine),
-            _pointer(self._sine),
-            _pointer(batch.positions),
-            _pointer(batch.slots),
-            _pointer(keys),
-            _pointer(values),
-            _pointer(self._queries),
-            ctypes.c_int64(batch.rows),
+            qkv.data_ptr(),
+            _address(q_norm),
+            _address(k_norm),
+            epsilon,
+            self._cosine.data_ptr(),
+            self._sine.data_ptr(),
+            batch.positions.data_ptr(),
+            batch.slots.data_ptr(),
+            keys,
+            values,
+            self._queries.data_ptr(),
+            batch.rows,
             heads,
             kv_heads,
             dim,
-            ctypes.c_float(shape.scale),
+            shape.scale,
         )
         out = torch.empty(batch.padded_rows, shape.heads * shape.dim, dtype=shape.dtype)
-        out[batch.rows :] = 0
+        if batch.padded_rows > batch.rows:
+            out[batch.rows :] = 0
         failed = self._attend(
-            _pointer(self._queries),
-            _pointer(keys),
-            _pointer(values),
-            _pointer(self._tiles),
-            ctypes.c_int64(len(self._tiles)),
-            _pointer(self._tables),
-            ctypes.c_int64(self._tables.shape[1]),
-            _pointer(out),
+            self._queries.data_ptr(),
+            keys,
+            values,
+            self._tiles.data_ptr(),
+            len(self._tiles),
+            self._tables.data_ptr(),
+            self._tables.shape[1],
+            out.data_ptr(),
             heads,
             kv_heads,
             dim,
@@ -185,5 +202,5 @@ class NativeKernels:
     def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
         rows, width = gate_up.shape[0], gate_up.shape[1] // 2
         out = torch.empty(rows, width, dtype=gate_up.dtype)
-        self._silu_mul(_pointer(gate_up), _pointer(out), ctypes.c_int64(rows), ctypes.c_int64(width))
+        self._silu_mul(gate_up.data_ptr(), out.data_ptr(), rows, width)
         return out
