@@ -106,6 +106,7 @@ class Call:
                     raise error_of(event)
 
     async def _wait(self, seconds: float | None) -> None:
+        raise_swallowed_cancellation()
         waiter = self._waiter = self._loop.create_future()
         timer = None if seconds is None else self._loop.call_later(seconds, _wake, waiter)
         try:
@@ -114,6 +115,17 @@ class Call:
             self._waiter = None
             if timer is not None:
                 timer.cancel()
+
+
+def raise_swallowed_cancellation() -> None:
+    """Raise the CancelledError that somebody below us has lost.
+
+    Until Python 3.12 asyncio.wait_for, and redis-py through it, forgets a cancellation that comes with the result; the
+    task of a client that has left would go on. The task itself remembers.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def error_of(event: Failed) -> ApiError:

@@ -20,7 +20,7 @@ from django.conf import settings
 
 from common.errors import ApiError, BackendUnavailable, InferenceFailed, InternalError
 from engine.messages import Delta, Generate
-from inference.calls import Call
+from inference.calls import Call, raise_swallowed_cancellation
 from inference.messages import Cancel, Frame, Job, Kind
 from inference.placement import choose
 from inference.transport import RedisTransport, Transport
@@ -91,6 +91,7 @@ class Gateway:
         try:
             await self._transport.enter(model_id, [call.request_id for call in calls], seconds)
             await self._transport.publish(worker.queue, job, broker_priority)
+            raise_swallowed_cancellation()
         except redis.RedisError as error:
             self._forget(calls)
             raise BackendUnavailable("The request could not be queued; try again.", retry_after=1) from error

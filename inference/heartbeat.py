@@ -24,14 +24,20 @@ class Heartbeat:
         self._table = table
         self._report = report
         self._stopping = threading.Event()
+        self._due = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
+    def beat_now(self) -> None:
+        """Announce a change without waiting for the next beat."""
+        self._due.set()
+
     def stop(self) -> None:
         """Stop announcing and withdraw."""
         self._stopping.set()
+        self._due.set()
         self._thread.join(2.0)
         try:
             withdraw(self._report().worker_id)
@@ -50,7 +56,8 @@ class Heartbeat:
             except Exception:
                 logger.exception("the heartbeat failed")
             beats += 1
-            self._stopping.wait(settings.WORKER_HEARTBEAT_SECONDS)
+            self._due.wait(settings.WORKER_HEARTBEAT_SECONDS)
+            self._due.clear()
 
     def _end_orphans(self) -> None:
         entries = self._table.all()

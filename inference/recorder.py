@@ -73,20 +73,15 @@ class Recorder:
     def _run(self) -> None:
         stopping = False
         while not stopping:
-            records: list[RequestRecord] = []
-            item = self._queue.get()
-            due = time.monotonic() + _GATHER_SECONDS
-            while item is not None:
-                records.append(item)
-                if len(records) >= _BATCH:
-                    break
-                try:
-                    item = self._queue.get(timeout=max(0.0, due - time.monotonic()))
-                except queue.Empty:
-                    break
-            stopping = item is None
-            if records:
-                self._write(records)
+            items = [self._queue.get()]
+            if items[0] is not None:
+                time.sleep(_GATHER_SECONDS)  # cheaper than to be woken for each
+            while not self._queue.empty():
+                items.append(self._queue.get())
+            stopping = None in items
+            records = [item for item in items if item is not None]
+            for at in range(0, len(records), _BATCH):
+                self._write(records[at : at + _BATCH])
         connection.close()
 
     def _write(self, records: list[RequestRecord]) -> None:

@@ -179,6 +179,7 @@ class WorkerRuntime:
 
     def _drain(self) -> None:
         self._draining.wait()
+        self._heartbeat.beat_now()
         deadline = time.monotonic() + settings.DRAIN_SECONDS
         while len(self._table) and time.monotonic() < deadline:
             time.sleep(0.05)

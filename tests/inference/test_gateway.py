@@ -1,6 +1,7 @@
 """The gateway's own rules, with the test in the worker's place."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -146,6 +147,27 @@ async def test_a_lost_stream_fails_everything(road: Gateway, transport: FakeTran
 
     with pytest.raises(InferenceFailed):
         await call.result()
+
+
+async def test_a_cancellation_that_a_library_swallows_is_not_lost(
+    road: Gateway, transport: FakeTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered = asyncio.Event()
+
+    async def forgetful(*_: Any) -> None:
+        entered.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(10)
+
+    monkeypatch.setattr(transport, "enter", forgetful)
+    submitting = asyncio.ensure_future(submit(road))
+    await entered.wait()
+    submitting.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await submitting
+    assert await cancels(transport) == ["disconnected"]
+    assert road.in_flight == 0
 
 
 async def test_it_says_at_once_that_no_worker_lives(road: Gateway, transport: FakeTransport) -> None:

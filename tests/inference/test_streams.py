@@ -146,6 +146,35 @@ def test_a_full_queue_answers_503_at_once_and_then_takes_requests_again(paced_se
     assert paced_server.post("infer", {"text": "a", "max_tokens": 1}).status_code == 200
 
 
+async def test_a_premium_request_goes_ahead_of_those_that_waited_before_it(paced_server: EchoServer) -> None:
+    """The administrator's own token has the standard tier, the first key the premium one."""
+    login = {"username": "admin", "password": paced_server.running_server.admin_password}
+    standard = {"Authorization": f"Bearer {paced_server.post('auth/login', login).json()['token']}"}
+    short = {"text": "a", "max_tokens": 60}
+    ended: list[str] = []
+
+    async def one(client: httpx.AsyncClient, name: str, headers: dict[str, str]) -> None:
+        answer = await client.post("/infer", json=short, headers=headers)
+        assert answer.status_code == 200
+        ended.append(name)
+
+    connections = [raw_stream(paced_server, LONG) for _ in range(32)]
+    try:
+        await asyncio.to_thread(wait_until, lambda: paced_server.running() == 32)
+        async with paced_server.client() as client:
+            waiting = [asyncio.ensure_future(one(client, "standard", standard)) for _ in range(2)]
+            await asyncio.to_thread(wait_until, lambda: paced_server.running() == 34)
+            waiting.append(asyncio.ensure_future(one(client, "premium", {})))
+            await asyncio.to_thread(wait_until, lambda: paced_server.running() == 35)
+            connections.pop().close()
+            await asyncio.gather(*waiting)
+    finally:
+        for connection in connections:
+            connection.close()
+    assert ended == ["premium", "standard", "standard"]
+    free_within_a_second(paced_server)
+
+
 def test_a_reader_that_stalls_holds_nobody_up(instant_server: EchoServer) -> None:
     with closing(raw_stream(instant_server, {**LONG, "max_tokens": 8000}, receive_buffer=2048)):
         wait_until(lambda: instant_server.running() == 0, 20)
