@@ -153,13 +153,13 @@ class Engine:
         with self._lock:
             self._gone = True
             lost, self._running = self._running, set()
-            self.fail(LoadError("INFERENCE_FAILED", f"the engine process {why}"))
+            self.fail(LoadError("INFERENCE_FAILED", f"The engine process {why}."))
         if not self._stopping:
             logger.error(
                 "engine process of %s ended with code %s; %d requests fail with it", self.model_id, code, len(lost)
             )
         if lost:
-            message = f"the engine process of the model {why} while it ran this request"
+            message = f"The engine process of the model {why} while it ran this request."
             self._on_events(tuple(Failed(request_id, "INFERENCE_FAILED", message) for request_id in sorted(lost)))
         if not self._stopping:
             self._on_lost(self)
@@ -193,7 +193,7 @@ class EnginePool:
             if engine is not None and engine.state == "loaded":
                 return engine
             if self._closed:
-                raise LoadError("BACKEND_UNAVAILABLE", "the worker is shutting down")
+                raise LoadError("BACKEND_UNAVAILABLE", "The worker is shutting down.")
             load = self._loads.get(model_id)
             mine = load is None
             if load is None:
@@ -222,7 +222,7 @@ class EnginePool:
             load.set_exception(error)
         except Exception:  # whatever it is, those who wait must hear of it
             logger.exception("model %s could not be loaded", model_id)
-            load.set_exception(LoadError("MODEL_LOAD_FAILED", "the model could not be loaded"))
+            load.set_exception(LoadError("MODEL_LOAD_FAILED", "The model could not be loaded."))
         finally:
             with self._lock:
                 self._loads.pop(model_id, None)
@@ -235,7 +235,7 @@ class EnginePool:
         engine.start()
         if self._closed:
             engine.stop()
-            raise LoadError("BACKEND_UNAVAILABLE", "the worker is shutting down")
+            raise LoadError("BACKEND_UNAVAILABLE", "The worker is shutting down.")
         return engine
 
     def _restart(self, engine: Engine) -> None:
@@ -266,7 +266,7 @@ def engine_config(model: Model, *, device: str) -> EngineConfig:
             echo_delay=settings.ECHO_DELAY_SECONDS,
         )
     if not model.path:
-        raise LoadError("MODEL_LOAD_FAILED", f"the files of the model {model.id} have not been prepared")
+        raise LoadError("MODEL_LOAD_FAILED", f"The files of the model {model.id} have not been prepared.")
     return EngineConfig(
         model_path=model.path,
         device=torch_device(device),
@@ -292,6 +292,6 @@ def _read_row(model_id: str) -> Model:
     try:
         return Model.objects.get(pk=model_id)
     except Model.DoesNotExist:
-        raise LoadError("MODEL_NOT_FOUND", f"the model {model_id} is not registered") from None
+        raise LoadError("MODEL_NOT_FOUND", f"The model {model_id} is not registered.") from None
     finally:
         close_old_connections()
