@@ -236,9 +236,10 @@ def _seconds(timeout: float | UnsetType) -> float:
     limit = settings.REQUEST_TIMEOUT
     if timeout is UNSET:
         return limit
-    if not timeout <= limit:
+    if not 0 < timeout <= limit:
         details = {"max_timeout": limit}
-        raise InvalidInput(f"timeout must be at most {limit:g} seconds.", field="timeout", details=details)
+        message = f"timeout must be above 0 and at most {limit:g} seconds."
+        raise InvalidInput(message, field="timeout", details=details)
     return timeout
 
 

@@ -185,9 +185,10 @@ def descendants(besides: int) -> list[psutil.Process]:
 
 
 def _on_signals(handler: "signal._HANDLER") -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # as `nohup` wants it
-            signal.signal(number, handler)
+    signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGTERM, handler)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as `nohup` wants it
+        signal.signal(signal.SIGHUP, handler)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
