@@ -38,9 +38,6 @@ class EventStream:
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self._chunks
 
-    async def aclose(self) -> None:
-        self._gateway.close(self._call)
-
     def close(self) -> None:
         """For the response's end, which Django may tell from a thread."""
         if not self._loop.is_closed():

@@ -189,6 +189,7 @@ class WorkerRuntime:
                 entry.engine.abort(entry.request_id)
         message = "The worker was shut down while it ran this request."
         self._replies.put(tuple(Failed(entry.request_id, "INFERENCE_FAILED", message) for entry in entries))
+        self._pool.stop()  # also what still loads, since tasks wait for it
 
 
 _lock = threading.Lock()

@@ -108,7 +108,10 @@ class Engine:
     def stop(self) -> None:
         """End the process; what still runs fails."""
         self._stopping = True
-        self._client.stop()
+        if self.state == "loading":
+            self._client.kill()  # it takes no orders while it loads
+        else:
+            self._client.stop()
 
     def report(self) -> DeploymentReport:
         loaded = self.state == "loaded"

@@ -68,12 +68,13 @@ def instant_server(echo_server: RunningServer) -> EchoServer:
 
 @pytest.fixture(scope="session")
 def paced_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EchoServer]:
-    """Echoes 100 tokens a second and request, and queues at most 80 requests."""
+    """Echoes 100 tokens a second and request, queues at most 80 requests, and drains for 5 s."""
     with running_server(
         tmp_path_factory.mktemp("paced"),
         LLAMA_GPU_DEFAULT_MODEL="echo",
         LLAMA_GPU_ECHO_DELAY="0.01",
         LLAMA_GPU_MAX_QUEUE="80",
         LLAMA_GPU_SSE_KEEP_ALIVE="0.2",
+        LLAMA_GPU_DRAIN_SECONDS="5",
     ) as running:
         yield EchoServer(running)

@@ -113,6 +113,20 @@ async def test_a_worker_told_to_end_lets_short_requests_end(server: EchoServer) 
     wait_until(lambda: _answers(server), 15)
 
 
+async def test_a_worker_told_to_end_does_not_wait_for_long_ones(server: EchoServer) -> None:
+    async with server.client() as client:
+        waiting = asyncio.ensure_future(client.post("/infer", json=LONG))
+        await asyncio.to_thread(wait_until, lambda: server.running() == 1)
+        began = time.monotonic()
+        os.kill(worker_pid(server), signal.SIGTERM)
+
+        answer = await waiting
+    assert 4 < time.monotonic() - began < 8
+    assert answer.json()["error"]["code"] == "INFERENCE_FAILED"
+    assert "shut down" in answer.json()["error"]["message"]
+    wait_until(lambda: _answers(server), 15)
+
+
 async def test_a_dead_web_process_frees_its_slots(server: EchoServer) -> None:
     async with server.client() as client:
         waiting: Any = asyncio.ensure_future(client.post("/infer", json=LONG))
