@@ -18,6 +18,7 @@ from models_mgmt.models import Model
 from models_mgmt.services import ensure_model
 
 ECHO_MODEL_ID = "echo"
+_BUILT_IN = (Model.SourceKind.DEMO, Model.SourceKind.ECHO)
 
 Say = Callable[[str], None]
 
@@ -54,7 +55,7 @@ def provision_model(say: Say) -> str:
     """See to it that there is a default model, ready to be loaded; returns its id. Raises StartError."""
     wanted = settings.DEFAULT_MODEL
     chosen = Model.objects.filter(is_default=True).first()
-    if chosen is not None and not settings.DEFAULT_MODEL_IS_SET and chosen.source_kind != Model.SourceKind.DEMO:
+    if chosen is not None and not settings.DEFAULT_MODEL_IS_SET and chosen.source_kind not in _BUILT_IN:
         return chosen.id  # an administrator's choice outlives a restart
     if wanted == "demo":
         return _provision_demo_model(say)

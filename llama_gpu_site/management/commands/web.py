@@ -36,4 +36,6 @@ class Command(BaseCommand):
         except OSError as error:
             raise CommandError(f"Port {settings.PORT} can't be listened on: {error.strerror or error}.") from error
         if server.failure:
-            raise CommandError(f"Port {settings.PORT} on {settings.HOST} can't be listened on: {server.failure}.")
+            raise CommandError(
+                f"Port {settings.PORT} on {settings.HOST} can't be listened on: {server.failure.rstrip('.')}."
+            )
