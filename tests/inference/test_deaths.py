@@ -28,9 +28,11 @@ def _answers(server: EchoServer) -> bool:
 
 
 def engine_pid(server: EchoServer) -> int:
-    (pid,) = [item.pid for item in server.worker().deployments if item.state == "loaded"]
-    assert pid is not None
-    return pid
+    def loaded() -> list[int]:
+        return [item.pid for item in server.worker().deployments if item.state == "loaded" and item.pid is not None]
+
+    wait_until(lambda: len(loaded()) == 1)  # the last heartbeat may be from before the engine was ready
+    return loaded()[0]
 
 
 def worker_pid(server: EchoServer) -> int:
