@@ -105,6 +105,11 @@ def test_what_another_sequence_left_behind_never_leaks_in() -> None:
         assert torch.equal(kernel.attention(0, qkv, None, None, 0), clean)
 
 
+def test_loading_them_leaves_denormal_numbers_alone() -> None:
+    load_library()
+    assert float("5e-324") > 0
+
+
 def test_head_sizes_and_dtypes_without_native_kernels_are_refused() -> None:
     library = load_library()
     for dim, dtype in ((24, torch.float32), (64, torch.float16)):
