@@ -23,8 +23,8 @@ from engine.runtime.kernels.interface import AttentionShape
 logger = logging.getLogger(__name__)
 
 _SOURCES = [Path(__file__).with_name("native.c"), Path(__file__).with_name("native_template.h")]
-# What of -ffast-math lets sums be vectorised. The flag itself would make the linker switch the whole process to treating
-# denormal numbers as zero, and the kernels need infinities and NaN.
+# What of -ffast-math lets sums be vectorised. The flag itself would make the linker switch the whole process to
+# treating denormal numbers as zero, and the kernels need infinities and NaN.
 _MATH_FLAGS = ["-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math", "-freciprocal-math"]
 _FLAGS = ["-O3", "-march=native", "-ffp-contract=fast", *_MATH_FLAGS, "-fopenmp", "-shared", "-fPIC"]
 _SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
