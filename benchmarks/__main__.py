@@ -13,24 +13,27 @@ PARTS = ("engine", "ttft", "http", "gateway")
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=list(PARTS))
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}; all if none is named")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the tables")
     arguments = parser.parse_args()
+    parts = arguments.parts or PARTS
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"there is no part {', '.join(sorted(unknown))}")
     report = Report()
-    if "engine" in arguments.parts:
+    if "engine" in parts:
         engine.throughput(report, arguments.rounds)
-    if "ttft" in arguments.parts:
+    if "ttft" in parts:
         engine.first_token(report, arguments.rounds)
-    if "http" in arguments.parts:
+    if "http" in parts:
         http_streams.streams(report, arguments.rounds)
-    if "gateway" in arguments.parts:
+    if "gateway" in parts:
         with (
             tempfile.TemporaryDirectory() as folder,
             running_server(Path(folder), LLAMA_GPU_DEFAULT_MODEL="echo") as server,
         ):
             gateway.report_on(server.url, server.api_key, report)
-    print(f"written to {report.save(arguments.out)}")
+    print(f"written to {report.save(arguments.out, '-'.join(['cpu', *arguments.parts]))}")
 
 
 if __name__ == "__main__":

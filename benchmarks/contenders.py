@@ -24,7 +24,7 @@ SLOTS = 16
 
 
 class Contender(Protocol):
-    def throughput(self, parallel: int) -> float:
+    def throughput(self, parallel: int, salt: int) -> float:
         """Output tokens per second of so many requests at once, from the first one's start to the last one's end."""
 
     def first_token(self, tokens: int, salt: int) -> float:
@@ -42,10 +42,10 @@ class EngineContender:
         self._client.start()
         self._count = 0
 
-    def throughput(self, parallel: int) -> float:
+    def throughput(self, parallel: int, salt: int) -> float:
         began = time.perf_counter()
         for index in range(parallel):
-            self._submit(story(index), NEW_TOKENS, raw=False)
+            self._submit(story(index, salt), NEW_TOKENS, raw=False)
         tokens = sum(self._end().completion_tokens for _ in range(parallel))
         return tokens / (time.perf_counter() - began)
 
@@ -90,9 +90,9 @@ class GenerateContender:
         self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
         self._tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
 
-    def throughput(self, parallel: int) -> float:
+    def throughput(self, parallel: int, salt: int) -> float:
         began = time.perf_counter()
-        turns = [[{"role": "user", "content": story(index)}] for index in range(parallel)]
+        turns = [[{"role": "user", "content": story(index, salt)}] for index in range(parallel)]
         batch = self._tokenizer.apply_chat_template(
             turns, add_generation_prompt=True, return_dict=True, padding=True, return_tensors="pt"
         )
@@ -115,10 +115,12 @@ class LlamaCppContender:
     def __init__(self) -> None:
         self._server = llama_cpp_server()
 
-    def throughput(self, parallel: int) -> float:
+    def throughput(self, parallel: int, salt: int) -> float:
         began = time.perf_counter()
         with ThreadPoolExecutor(parallel) as pool:
-            counts = list(pool.map(lambda index: self._complete(_templated(story(index)), NEW_TOKENS), range(parallel)))
+            counts = list(
+                pool.map(lambda index: self._complete(_templated(story(index, salt)), NEW_TOKENS), range(parallel))
+            )
         return sum(counts) / (time.perf_counter() - began)
 
     def first_token(self, tokens: int, salt: int) -> float:

@@ -18,11 +18,11 @@ def throughput(report: Report, rounds: int) -> None:
     contestants = [Contestant(name) for pair in PAIRS for name in pair]
     found: dict[tuple[str, int], list[float]] = {}
     for contestant in contestants:
-        contestant.ask("throughput", 2)
-    for _ in range(rounds):
+        contestant.ask("throughput", 2, 0)
+    for turn in range(1, rounds + 1):
         for parallel in PARALLEL:
             for contestant in contestants:
-                figure = contestant.ask("throughput", parallel)
+                figure = contestant.ask("throughput", parallel, 100 * turn + parallel)
                 found.setdefault((contestant.name, parallel), []).append(figure)
     for contestant in contestants:
         contestant.close()

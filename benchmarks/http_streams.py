@@ -49,14 +49,14 @@ class Target:
 class _Stream(asyncio.Protocol):
     """One streamed request. Counts the pieces of text as they come, cheaply, since the client shares the cores."""
 
-    def __init__(self, target: Target, index: int) -> None:
+    def __init__(self, target: Target, index: int, salt: int) -> None:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.pieces = 0
         self.first = 0.0
         self._began = time.perf_counter()
         self._target = target
         self._rest = b""
-        data = json.dumps(target.body(story(index))).encode()
+        data = json.dumps(target.body(story(index, salt))).encode()
         head = (
             f"POST {target.path} HTTP/1.1\r\nHost: 127.0.0.1:{target.port}\r\nContent-Type: application/json\r\n"
             f"Authorization: Bearer {target.key}\r\nConnection: close\r\nContent-Length: {len(data)}\r\n\r\n"
@@ -83,18 +83,18 @@ class _Stream(asyncio.Protocol):
         self.done.set_result(None)
 
 
-async def _stream(target: Target, index: int) -> tuple[int, float]:
+async def _stream(target: Target, index: int, salt: int) -> tuple[int, float]:
     """How many pieces of text came, and the seconds to the first of them."""
     loop = asyncio.get_running_loop()
-    _, stream = await loop.create_connection(lambda: _Stream(target, index), "127.0.0.1", target.port)
+    _, stream = await loop.create_connection(lambda: _Stream(target, index, salt), "127.0.0.1", target.port)
     await stream.done
     return stream.pieces, stream.first
 
 
-async def _load(target: Target, parallel: int) -> tuple[float, float]:
+async def _load(target: Target, parallel: int, salt: int) -> tuple[float, float]:
     """Tokens per second of so many streams at once, and their mean time to first token."""
     began = time.perf_counter()
-    results = await asyncio.gather(*(_stream(target, index) for index in range(parallel)))
+    results = await asyncio.gather(*(_stream(target, index, salt) for index in range(parallel)))
     took = time.perf_counter() - began
     return sum(pieces for pieces, _ in results) / took, sum(first for _, first in results) / parallel
 
@@ -155,13 +155,14 @@ def streams(report: Report, rounds: int) -> None:
         engine = Contestant("engine:int4")
         targets = (ours, llama, serve)
         for target in targets:
-            asyncio.run(_load(target, 2))
-        engine.ask("throughput", 2)
-        for _ in range(rounds):
+            asyncio.run(_load(target, 2, 0))
+        engine.ask("throughput", 2, 0)
+        for turn in range(1, rounds + 1):
             for parallel in PARALLEL:
-                found.setdefault(("engine alone", parallel), []).append((engine.ask("throughput", parallel), 0.0))
+                salt = 100 * turn + parallel
+                found.setdefault(("engine alone", parallel), []).append((engine.ask("throughput", parallel, salt), 0.0))
                 for target in targets:
-                    found.setdefault((target.name, parallel), []).append(asyncio.run(_load(target, parallel)))
+                    found.setdefault((target.name, parallel), []).append(asyncio.run(_load(target, parallel, salt)))
         engine.close()
     speed = {key: median(rate for rate, _ in values) for key, values in found.items()}
     first = {key: median(wait for _, wait in values) for key, values in found.items()}

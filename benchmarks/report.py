@@ -57,10 +57,11 @@ class Report:
         self.tables.append(text)
         self.rows += rows
 
-    def save(self, folder: Path = RESULTS) -> Path:
+    def save(self, folder: Path, name: str) -> Path:
+        """Write DATE-NAME.md and DATE-NAME.json."""
         about = machine()
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{about['date']}-cpu"
+        path = folder / f"{about['date']}-{name}"
         named = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
         head = f"# {about['date']}, {about['cores']} cores of {about['cpu']}, Python {about['python']}\n\n{named}\n"
         path.with_suffix(".md").write_text("\n".join([head, *self.tables]))

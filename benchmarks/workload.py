@@ -22,12 +22,15 @@ NEW_TOKENS = 64
 PARALLEL = (1, 4, 8, 16)
 
 
-def story(index: int) -> str:
-    """A question of about 50 tokens with its chat template, whose answer is longer than NEW_TOKENS."""
+def story(index: int, salt: int) -> str:
+    """A question of about 60 tokens with its chat template, whose answer is longer than NEW_TOKENS.
+
+    Another salt makes another beginning, so that no cache of earlier prompts helps anyone.
+    """
     topic = TOPICS[index % len(TOPICS)]
     return (
-        f"Write a long and detailed story about {topic}, with at least five paragraphs and a surprise ending. "
-        f"It is story number {index + 1}."
+        f"{salt}-{index + 1}. Write a long and detailed story about {topic}, with at least five paragraphs and a "
+        "surprise ending."
     )
 
 
