@@ -88,8 +88,9 @@ class Environment:
     def _install(self, requirements: Requirements, groups: list[str]) -> None:
         wanted = list(dict.fromkeys(["run", *groups]))
         say(f"installing packages ({', '.join(wanted)}); the first time takes a few minutes")
-        self._pip(requirements.torch_pin())
-        self._pip("-c", str(requirements.constraints_path), *requirements.of(wanted))
+        pins = ("-c", str(requirements.constraints_path))
+        self._pip(*pins, requirements.torch_pin())
+        self._pip(*pins, *requirements.of(wanted))
         kept = {name: value for name, value in self._installed().items() if name in requirements.groups}
         fresh = self._stamp.with_suffix(".new")
         fresh.write_text(json.dumps(kept | {group: requirements.fingerprint(group) for group in wanted}))

@@ -10,7 +10,7 @@ import itertools
 import logging
 import secrets
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -90,15 +90,22 @@ class Gateway:
         calls = [self._new_call(request, job, worker, seconds) for request in requests]
         try:
             await self._transport.enter(model_id, [call.request_id for call in calls], seconds)
-            await self._transport.publish(worker.queue, job, broker_priority)
-            raise_swallowed_cancellation()
-        except redis.RedisError as error:
-            self._forget(calls)
-            raise BackendUnavailable("The request could not be queued; try again.", retry_after=1) from error
-        except BackendUnavailable:
+        except BackendUnavailable:  # the queue is full: nothing was entered
             self._forget(calls)
             raise
-        except BaseException:  # above all a client that has gone meanwhile: the task may be on its way
+        except redis.RedisError as error:
+            self.close(*calls, reason="lost")
+            raise BackendUnavailable("The request could not be queued; try again.", retry_after=1) from error
+        except BaseException:
+            self.close(*calls)
+            raise
+        try:
+            await self._transport.publish(worker.queue, job, broker_priority)
+            raise_swallowed_cancellation()
+        except (redis.RedisError, BackendUnavailable) as error:  # the task may be on its way all the same
+            self.close(*calls, reason="lost")
+            raise BackendUnavailable("The request could not be queued; try again.", retry_after=1) from error
+        except BaseException:  # above all a client that has gone meanwhile
             self.close(*calls)
             raise
         return calls
@@ -143,13 +150,14 @@ class Gateway:
         task.add_done_callback(self._tasks.discard)
 
     async def _worker_for(self, model_id: str) -> WorkerReport:
-        worker = choose(self._workers.values(), model_id)
+        sent = Counter(call.worker_id for call in self._calls.values())
+        worker = choose(self._workers.values(), model_id, sent)
         if worker is None:
             try:
                 await self._refresh()
             except redis.RedisError as error:
                 raise BackendUnavailable("The server's queue can't be reached; try again.", retry_after=1) from error
-            worker = choose(self._workers.values(), model_id)
+            worker = choose(self._workers.values(), model_id, sent)
         if worker is None:
             raise BackendUnavailable(
                 "No worker can run this model now; try again later.", details={"model": model_id}, retry_after=2
@@ -178,6 +186,9 @@ class Gateway:
                     self._dispatch(frame)
             except redis.RedisError as error:
                 logger.warning("the workers' answers can't be read: %s", error)
+                await asyncio.sleep(0.2)
+            except Exception:
+                logger.exception("an answer of a worker can't be taken")
                 await asyncio.sleep(0.2)
 
     def _dispatch(self, frame: Frame) -> None:
@@ -239,7 +250,10 @@ class Gateway:
             await asyncio.sleep(BEAT_SECONDS)
             try:
                 if not await self._transport.beat():
+                    # Under another id, since what the workers sent meanwhile is lost and their count has gone on.
+                    self._web_id = secrets.token_hex(6)
                     await self._transport.open(self._web_id)
+                    self._sequences.clear()
                     self._fail_all(lambda _: True, "The connection to the workers was lost.")
                 await self._refresh()
                 await self._fail_lost()

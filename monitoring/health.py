@@ -62,6 +62,6 @@ async def _redis() -> dict[str, Any]:
 
 
 async def _workers() -> dict[str, Any]:
-    workers = await alive_workers()
+    workers = [worker for worker in await alive_workers() if not worker.draining]
     loaded = {item.model_id for worker in workers for item in worker.deployments if item.state == "loaded"}
     return {"alive": len(workers), "loaded_models": len(loaded)}

@@ -60,12 +60,12 @@ def convert(source: Path, target: Path) -> None:
 
 
 def own_quantization(source: Path) -> str:
-    """What the engine holds the file's weights in without loss: int4 for Q4_0 and Q4_1 layers, else bf16."""
+    """What the engine holds the file's weights in without loss: int4 for Q4_1 layers, else bf16."""
     kinds = Counter[str]()
     for tensor in GGUFReader(source).tensors:
         if tensor.name.startswith("blk.") and len(tensor.shape) > 1:
             kinds[tensor.tensor_type.name] += int(tensor.n_elements)
-    return "int4" if kinds and kinds.most_common(1)[0][0] in ("Q4_0", "Q4_1") else "bf16"
+    return "int4" if kinds and kinds.most_common(1)[0][0] == "Q4_1" else "bf16"
 
 
 def load_model(source: Path) -> PreTrainedModel:

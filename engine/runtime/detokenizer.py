@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 _REPLACEMENT = "\ufffd"
+_MAX_CHARACTER_TOKENS = 8
 
 Decode = Callable[[Sequence[int]], str]
 
@@ -34,7 +35,9 @@ class Detokenizer:
         self._tokens.append(token)
         context = self._decode(self._tokens[self._prefix : self._read])
         whole = self._decode(self._tokens[self._prefix :])
-        if len(whole) <= len(context) or whole.endswith(_REPLACEMENT):
+        unsettled = len(whole) <= len(context) or whole.endswith(_REPLACEMENT)
+        # No character has more tokens than this: what still ends in U+FFFD then is meant so, or will never be whole.
+        if unsettled and len(self._tokens) - self._read < _MAX_CHARACTER_TOKENS:
             return ""
         self._prefix, self._read = self._read, len(self._tokens)
         return self._emit(whole[len(context) :])

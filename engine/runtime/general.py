@@ -16,6 +16,17 @@ from engine.runtime.kernels.portable import PagedCache
 from engine.runtime.runner import ModelLoadError
 
 _NAME = "engine_paged"
+_LAYER_TYPES = {"full_attention", "sliding_attention"}
+# What modules pass to attention beside what `_paged_attention` names, and what changes nothing here.
+_HARMLESS = {
+    "dropout",
+    "is_causal",
+    "position_ids",
+    "use_cache",
+    "cache_position",
+    "output_attentions",
+    "logits_to_keep",
+}
 
 
 def _paged_attention(
@@ -29,9 +40,15 @@ def _paged_attention(
     paged_cache: PagedCache,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    **_: Any,
+    **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """query: [1, heads, rows, dim]; key and value with kv_heads. Returns [1, rows, heads, dim]."""
+    """query: [1, heads, rows, dim]; key and value with kv_heads. Returns [1, rows, heads, dim].
+
+    Raises ModelLoadError for an argument that would change the result and is not known here.
+    """
+    unknown = sorted(name for name, value in others.items() if name not in _HARMLESS and value is not None)
+    if unknown:
+        raise ModelLoadError("MODEL_LOAD_FAILED", f"this attention is not supported: it takes {', '.join(unknown)}")
     rows = len(paged_cache.slots)
     layer = module.layer_idx
     paged_cache.store(layer, key[0, :, :rows].transpose(0, 1), value[0, :, :rows].transpose(0, 1))
@@ -58,10 +75,17 @@ class GeneralModel:
         """Raises ModelLoadError for a module whose attention can't be replaced."""
         AttentionInterface.register(_NAME, _paged_attention)
         AttentionMaskInterface.register(_NAME, _no_mask)
+        name = type(module).__name__
+        other_layers = set(getattr(module.config.get_text_config(), "layer_types", None) or ()) - _LAYER_TYPES
+        if getattr(module, "_is_stateful", False) or other_layers:
+            raise ModelLoadError("MODEL_LOAD_FAILED", f"{name} is not supported: it has layers that are no attention")
         try:
             module.set_attn_implementation(_NAME)
         except (ValueError, ImportError) as error:
-            raise ModelLoadError("MODEL_LOAD_FAILED", f"{type(module).__name__} is not supported: {error}") from error
+            raise ModelLoadError("MODEL_LOAD_FAILED", f"{name} is not supported: {error}") from error
+        # For an architecture whose attention can't be replaced, transformers only warns.
+        if module.config._attn_implementation != _NAME or not module._can_set_attn_implementation():
+            raise ModelLoadError("MODEL_LOAD_FAILED", f"{name} is not supported: its attention can't be replaced")
         self._module = module
         self._cache = PagedCache(shape, blocks)
         self.bytes = sum(parameter.nbytes for parameter in module.parameters())

@@ -74,7 +74,7 @@ class Int8Linear:
 class Int4Linear:
     """4-bit weights in groups of 32 inputs with a scale and a minimum each: w = q * scale + minimum, 0 <= q <= 15.
 
-    This holds the weights of a Q4_0 or Q4_1 GGUF without loss. On the CPU with bfloat16 activations a fused kernel
+    This holds the weights of a Q4_1 GGUF without loss. On the CPU with bfloat16 activations a fused kernel
     unpacks as it multiplies, which is fastest for few rows; with `twin`, more rows use dense weights of the
     same values, kept beside them.
     """

@@ -13,6 +13,9 @@ from engine.runtime.sequence import Sequence
 
 logger = logging.getLogger(__name__)
 
+# So many failed steps in a row end the process, whose worker starts it again: a CUDA fault stays until then.
+MAX_FAILED_STEPS = 3
+
 
 @dataclass(frozen=True, slots=True)
 class AbortRequest:
@@ -38,6 +41,7 @@ class EngineLoop:
         self._send = send
         self._events: list[RequestEvent] = []
         self._stopping = False
+        self._failed_steps = 0
 
     def run(self) -> None:
         while not self._stopping:
@@ -81,18 +85,26 @@ class EngineLoop:
     def _run(self, chunks: list[Chunk]) -> None:
         try:
             outcomes = self._runner.step(chunks)
-        except Exception:  # one step's failure must not end the engine
+        except Exception:  # one step's failure must not end the engine, but a device that has failed for good must
             logger.exception("a step of %d sequences failed", len(chunks))
+            self._failed_steps += 1
+            if self._failed_steps >= MAX_FAILED_STEPS:
+                raise
             for chunk in chunks:
                 self._fail(chunk.sequence, RequestRefused("INFERENCE_FAILED", "the model failed to run this request"))
             return
+        self._failed_steps = 0
         self.scheduler.complete(chunks)
         now = time.perf_counter()
         for chunk, outcome in zip(chunks, outcomes, strict=True):
             if isinstance(outcome, RequestRefused):
                 self._fail(chunk.sequence, outcome)
             elif outcome is not None:
-                self._take_token(chunk.sequence, outcome, now)
+                try:
+                    self._take_token(chunk.sequence, outcome, now)
+                except Exception:  # a token that breaks the tokenizer fails its own request
+                    logger.exception("request %s: a token can't be decoded", chunk.sequence.request_id)
+                    self._fail(chunk.sequence, RequestRefused("INFERENCE_FAILED", "a token could not be decoded"))
 
     def _take_token(self, sequence: Sequence, token: int, now: float) -> None:
         params = sequence.params

@@ -24,6 +24,7 @@ class CommandReceiver:
         self._frames = frames
         self._tokenizer: PromptTokenizer = runner.tokenizer
         self._context_length = runner.facts.context_length
+        self._vocab_size = runner.facts.vocab_size
         self._inbox = inbox
 
     def start(self) -> None:
@@ -46,6 +47,8 @@ class CommandReceiver:
         try:
             request.params.validate()
             prompt = self._tokenizer.encode(request)
+            if max(prompt) >= self._vocab_size:
+                raise RequestRefused("INFERENCE_FAILED", "the model has no embedding for a token of this prompt")
             self._check_context(request, len(prompt))
         except InvalidParameter as error:
             return Failed(request.request_id, "INVALID_INPUT", error.message, {"field": error.field})

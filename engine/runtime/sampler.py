@@ -79,13 +79,16 @@ def _draw_filtered(
     min_p = torch.tensor([s.params.min_p for s in sequences], device=device)
     if count < vocabulary:
         values, tokens = torch.topk(probabilities, count)
-        enough = (top_k <= count) | (values.sum(-1) >= top_p) | (values[:, -1] < min_p * values[:, 0])
+        mass = values.sum(-1)
+        enough = (top_k <= count) | ((mass >= top_p) & (top_k == vocabulary)) | (values[:, -1] < min_p * values[:, 0])
     else:
         values, tokens = torch.sort(probabilities, descending=True)
         enough = torch.ones_like(top_k, dtype=torch.bool)
-    before = values.cumsum(-1) - values
     rank = torch.arange(values.shape[1], device=device)
-    kept = (rank < top_k[:, None]) & (before < top_p[:, None]) & (values >= min_p[:, None] * values[:, :1])
+    values = values.masked_fill(rank >= top_k[:, None], 0)
+    before = values.cumsum(-1) - values
+    nucleus = top_p * torch.where(top_k < vocabulary, values.sum(-1), 1.0)  # of what top_k has left
+    kept = (before < nucleus[:, None]) & (values >= min_p[:, None] * values[:, :1])
     kept[:, 0] = True
     drawn = tokens.gather(1, _invert(values.masked_fill(~kept, 0), uniform)[:, None])[:, 0]
     short = (~enough).nonzero()[:, 0]

@@ -52,7 +52,7 @@ class TorchRunner:
         text_config: Any = model_config.get_text_config()
         quantization = _quantization(config.quantization, self._device, folder)
         dtype = _DTYPES.get(quantization) or (torch.float16 if self._device.type == "mps" else torch.bfloat16)
-        context = min(config.context_length or text_config.max_position_embeddings, text_config.max_position_embeddings)
+        context = _context_length(config, text_config)
         self.tokenizer: PromptTokenizer = HuggingFaceTokenizer(folder, model_config)
         progress(0.2, "reading the weights")
         module = AutoModelForCausalLM.from_pretrained(
@@ -174,6 +174,15 @@ def _quantization(wanted: str, device: torch.device, folder: Path) -> str:
     return hinted_quantization(folder) or "bf16"
 
 
+def _context_length(config: EngineConfig, model_config: Any) -> int:
+    """The asked-for length, but no more than the model's, in tokens. Raises ModelLoadError if neither is known."""
+    lengths = [config.context_length, getattr(model_config, "max_position_embeddings", None)]
+    known = [length for length in lengths if length]
+    if not known:
+        raise ModelLoadError("MODEL_LOAD_FAILED", "the model doesn't tell its context length; give one to load it with")
+    return min(known)
+
+
 def _attention_shape(config: PretrainedConfig | Any, dtype: torch.dtype, device: torch.device) -> AttentionShape:
     heads = config.num_attention_heads
     return AttentionShape(
@@ -190,7 +199,16 @@ def _free_memory(device: torch.device) -> int:
     """What the KV cache may take, in bytes."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0] * _GPU_CACHE_SHARE)
-    return int(psutil.virtual_memory().available * _CPU_CACHE_SHARE)
+    return int(min(psutil.virtual_memory().available, _container_memory()) * _CPU_CACHE_SHARE)
+
+
+def _container_memory() -> float:
+    """What a container's limit (cgroup v2) leaves, in bytes; infinite without one."""
+    folder = Path("/sys/fs/cgroup")
+    try:
+        return max(0.0, float((folder / "memory.max").read_text()) - float((folder / "memory.current").read_text()))
+    except (OSError, ValueError):
+        return float("inf")
 
 
 def _grown(before: int) -> int:

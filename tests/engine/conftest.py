@@ -98,6 +98,11 @@ def make_model(name: str, folder: Path) -> Path:
         for parameter in model.parameters():
             # Larger than the usual initialisation, so that the scores are far apart and greedy choices are no ties.
             parameter.normal_(0, 0.12) if parameter.dim() > 1 else parameter.uniform_(0.5, 1.5)
+    return save_with_tokenizer(model, folder)
+
+
+def save_with_tokenizer(model: Any, folder: Path) -> Path:
+    """Write a model with a byte-level tokenizer."""
     model.save_pretrained(folder)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2} | {letter: 3 + at for at, letter in enumerate(alphabet)}

@@ -40,6 +40,20 @@ def test_a_character_that_never_completes_comes_as_a_replacement_at_the_end() ->
     assert detokenizer.text == "\ufffd"
 
 
+def test_replacement_characters_that_are_meant_so_come_out_in_time_and_at_bounded_cost() -> None:
+    longest = 0
+
+    def decode(tokens: list[int]) -> str:
+        nonlocal longest
+        longest = max(longest, len(tokens))
+        return "\ufffd" * len(tokens)
+
+    detokenizer = Detokenizer(decode)  # type: ignore[arg-type]
+    pieces = [detokenizer.add(0) for _ in range(200)] + [detokenizer.flush()]
+    assert "".join(pieces) == "\ufffd" * 200
+    assert longest < 32
+
+
 @given(st.text(alphabet="abc é", max_size=40), st.lists(st.text(alphabet="abc é", min_size=1, max_size=4), max_size=3))
 def test_stop_strings_end_the_text_before_the_first_of_them(text: str, stop: list[str]) -> None:
     pieces, detokenizer = _run(text.encode(), tuple(stop))

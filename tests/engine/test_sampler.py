@@ -53,6 +53,13 @@ def test_min_p_drops_what_is_much_less_likely_than_the_best() -> None:
     assert set(_frequencies(min_p=0.2)) == {0, 1}
 
 
+def test_top_p_is_of_the_mass_that_top_k_leaves() -> None:
+    first, second, third, *_ = _softmax(LOGITS.tolist())
+    share = first / (first + second + third)
+    assert set(_frequencies(top_k=3, top_p=share - 0.005)) == {0}
+    assert set(_frequencies(top_k=3, top_p=share + 0.005)) == {0, 1}
+
+
 def test_filters_combine() -> None:
     assert set(_frequencies(top_k=3, top_p=0.99, min_p=0.3)) == {0, 1}
 

@@ -1,6 +1,10 @@
 """Who runs when."""
 
+import pytest
+
 from engine.messages import EngineConfig
+from engine.runtime.detokenizer import Detokenizer
+from engine.runtime.loop import MAX_FAILED_STEPS
 from tests.engine.conftest import Harness
 
 
@@ -109,6 +113,38 @@ def test_a_step_that_raises_fails_its_requests_and_the_engine_lives_on() -> None
     harness.run()
     assert harness.finished(after).completion_tokens == 3
     assert harness.loop.scheduler.pool.used_share == 0
+
+
+def test_an_engine_whose_every_step_fails_ends_itself() -> None:
+    harness = _echo()
+
+    def fail(_chunks: object) -> list[None]:
+        raise RuntimeError("device-side assert")
+
+    harness.runner.step = fail  # type: ignore[method-assign,assignment]
+    for _ in range(MAX_FAILED_STEPS - 1):
+        harness.submit("one")
+        harness.run()
+    harness.submit("two")
+    with pytest.raises(RuntimeError):
+        harness.run()
+
+
+def test_a_token_that_cannot_be_decoded_fails_its_request_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    harness = _echo()
+    bad, good = harness.submit("bad", max_tokens=4), harness.submit("good", max_tokens=4)
+    add = Detokenizer.add
+
+    def fail_for_bad(self: Detokenizer, token: int) -> str:
+        text = add(self, token)
+        if "bad" in text:
+            raise ValueError("no such token")
+        return text
+
+    monkeypatch.setattr(Detokenizer, "add", fail_for_bad)
+    harness.run()
+    assert type(harness.end(bad)).__name__ == "Failed"
+    assert harness.finished(good).completion_tokens == 4
 
 
 def test_times_add_up() -> None:

@@ -4,6 +4,8 @@ import asyncio
 import time
 from collections.abc import Sequence
 
+import redis
+
 from common.errors import BackendUnavailable
 from engine.messages import RequestEvent
 from inference.messages import Cancel, Frame, Job
@@ -33,6 +35,7 @@ class FakeTransport:
         self.claimed: dict[str, str] = {}
         self.kept = True
         self.full = False
+        self.broken = False
         self._sequences: dict[str, int] = {}
 
     async def open(self, web_id: str) -> None: ...
@@ -51,6 +54,8 @@ class FakeTransport:
             raise BackendUnavailable("full", retry_after=2)
 
     async def publish(self, queue: str, job: Job, priority: int) -> None:
+        if self.broken:
+            raise redis.ConnectionError("gone")
         await self.jobs.put((queue, job, priority))
 
     async def cancel(self, queue: str, model_id: str, cancel: Cancel, seconds: float) -> None:

@@ -227,3 +227,39 @@ async def test_closing_the_gateway_ends_every_call(transport: FakeTransport) -> 
 
     with pytest.raises(Exception, match="shutting down"):
         await waiting
+
+
+async def test_a_request_that_could_not_be_published_gives_its_place_back(
+    road: Gateway, transport: FakeTransport
+) -> None:
+    transport.broken = True
+    with pytest.raises(BackendUnavailable):
+        await submit(road)
+    assert await cancels(transport) == ["lost"]
+    assert road.in_flight == 0
+
+
+async def test_an_answer_that_breaks_something_does_not_stop_the_reader(
+    road: Gateway, transport: FakeTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (call,) = await submit(road)
+    dispatch = road._dispatch
+
+    def fail_once(_frame: object) -> None:
+        monkeypatch.setattr(road, "_dispatch", dispatch)
+        raise ValueError("unforeseen")
+
+    monkeypatch.setattr(road, "_dispatch", fail_once)
+    transport.tell(Accepted("nobody", 1))
+    transport.tell(Accepted(call.request_id, 1), end(call.request_id))
+    with contextlib.suppress(InferenceFailed):  # the frame before was lost, and that may be told
+        await asyncio.wait_for(call.result(), 5)
+    assert call.ended
+    road.close(call)
+
+
+async def test_bursts_are_shared_out_before_the_workers_tell_of_them(road: Gateway, transport: FakeTransport) -> None:
+    transport.alive = [worker("w1"), worker("w2")]
+    calls = [(await submit(road))[0] for _ in range(6)]
+    assert sorted(call.worker_id for call in calls) == ["w1"] * 3 + ["w2"] * 3
+    road.close(*calls)

@@ -68,7 +68,7 @@ def test_a_python_that_does_not_start_is_passed_over(monkeypatch: pytest.MonkeyP
 
 def test_torch_goes_in_first_and_alone(checkout: Path, installed: list[tuple[str, ...]]) -> None:
     assert Environment(checkout).ensure(Requirements(checkout), ["run"])
-    assert installed[0] == ("torch==2.13.0",)
+    assert installed[0] == ("-c", str(checkout / "constraints.txt"), "torch==2.13.0")
     assert installed[1] == ("-c", str(checkout / "constraints.txt"), "torch>=2", "one")
 
 

@@ -49,13 +49,12 @@ def load_library(cache_dir: Path | None = None) -> ctypes.CDLL:
         raise NativeUnavailable("no C compiler was found")
     key = hashlib.sha256(b"".join(source.read_bytes() for source in _SOURCES))
     key.update(" ".join([*_FLAGS, platform.machine(), _cpu_flags()]).encode())
-    folder = cache_dir or _default_cache_dir()
-    target = folder / f"kernels-{key.hexdigest()[:20]}.so"
     try:
+        target = (cache_dir or _default_cache_dir()) / f"kernels-{key.hexdigest()[:20]}.so"
         if not target.exists():
             _compile(compiler, target)
         return ctypes.CDLL(str(target))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: there is no home folder
         raise NativeUnavailable(f"the C compiler could not build the kernels: {error}") from error
 
 
