@@ -93,6 +93,9 @@ class WorkerRuntime:
             self._submit(job, entries)
         except Exception:
             logger.exception("job %s failed before it reached its engine", job.job_id)
+            for entry in entries:
+                if entry.engine is not None:
+                    entry.engine.abort(entry.request_id)
             self._replies.put(tuple(Failed(e.request_id, "INFERENCE_FAILED", "The worker failed.") for e in entries))
         self._wait(parent, entries)
 

@@ -16,6 +16,7 @@ DEEP = "[" * 100_000
     ("body", "field"),
     [
         (b'{"a": NaN}', "a"),
+        (b'{"long": "' + b"x" * 100_000 + b'", "a": NaN}', "a"),
         (b'{"a": Infinity}', "a"),
         (b'{"a": [1, -Infinity]}', "a[1]"),
         (b'{"a": {"b": 1e999}}', "a.b"),
@@ -69,9 +70,16 @@ def test_it_refuses_a_crowd_of_values(value: bytes) -> None:
         parse_object(b'{"a": [' + b",".join([value] * 40_000) + b"]}")
 
 
-@pytest.mark.parametrize("values", [b"0," * 100_000 + b"NaN", b"9" * 100_000, b"[" * 100_000])
-def test_a_large_body_that_is_no_json_is_refused_without_a_second_look(values: bytes) -> None:
-    with pytest.raises(InvalidInput, match="not valid JSON"):
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (b"0," * 100_000 + b"NaN", "not valid JSON"),
+        (b"9" * 100_000, "out of range"),
+        (b"[" * 100_000, "nested deeper"),
+    ],
+)
+def test_a_large_body_that_is_no_json_is_refused_whatever_is_wrong_with_it(values: bytes, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
         parse_object(b'{"a": [' + values + b"]}")
 
 
