@@ -50,10 +50,7 @@ class EngineContender:
         return tokens / (time.perf_counter() - began)
 
     def first_token(self, tokens: int, salt: int) -> float:
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(ensure_demo_model(models_dir=MODELS_DIR, say=_quiet))
-        text = tokenizer.decode(tokenizer.encode(long_text(salt))[:tokens])
+        text = _text_of(tokens, salt)
         began = time.perf_counter()
         self._submit(text, 1, raw=True)
         end = self._end()
@@ -124,10 +121,7 @@ class LlamaCppContender:
         return sum(counts) / (time.perf_counter() - began)
 
     def first_token(self, tokens: int, salt: int) -> float:
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(ensure_demo_model(models_dir=MODELS_DIR, say=_quiet))
-        text = tokenizer.decode(tokenizer.encode(long_text(salt))[:tokens])
+        text = _text_of(tokens, salt)
         began = time.perf_counter()
         self._complete(text, 1)
         return time.perf_counter() - began
@@ -156,6 +150,15 @@ def llama_cpp_server(port: int = 0) -> Any:
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = os.cpu_count() or 1
     params.port = port
     return xllamacpp.Server(params)
+
+
+def _text_of(tokens: int, salt: int) -> str:
+    """A text of so many tokens of the demo model."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(ensure_demo_model(models_dir=MODELS_DIR, say=_quiet))
+    text: str = tokenizer.decode(tokenizer.encode(long_text(salt))[:tokens])
+    return text
 
 
 def _templated(text: str) -> str:
