@@ -27,7 +27,11 @@ class EngineConfig(msgspec.Struct, frozen=True, tag="start"):
     """What an engine process is started with; the first message it gets.
 
     `model_path` is a folder with safetensors. `runner`: `torch` or `echo`. `device`: `cpu`, `cuda:N`, `mps`.
+    `devices`: the devices that the layers are split over, in their order; empty: all on `device`.
     `quantization`: `auto`, `fp32`, `bf16`, `fp16`, `int8`, `int4`. `kv_cache_bytes`: 0 lets the engine choose.
+    `max_memory_bytes`: what the whole engine may take on its devices, 0 for no limit: the KV cache shrinks to fit.
+    `trust_remote_code`: run model code that lies beside the weights. `allow_pickle`: read weights that are no
+    safetensors; both can run whatever their author wrote, so they are off unless an admin flagged this model.
     `prefill_chunk`: prompt tokens per step when nobody decodes, `mixed_chunk` when somebody does.
     `threads`: 0 takes all cores. `echo_delay`: seconds per step of the echo runner.
     """
@@ -35,12 +39,16 @@ class EngineConfig(msgspec.Struct, frozen=True, tag="start"):
     model_path: str
     runner: Literal["torch", "echo"] = "torch"
     device: str = "cpu"
+    devices: tuple[str, ...] = ()
     quantization: str = "auto"
     context_length: int | None = None
     max_sequences: int = 32
     prefill_chunk: int = 512
     mixed_chunk: int = 64
     kv_cache_bytes: int = 0
+    max_memory_bytes: int = 0
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
     threads: int = 0
     prefix_caching: bool = True
     echo_delay: float = 0.0
@@ -131,14 +139,19 @@ RequestEvent = Accepted | Delta | Finished | Failed
 
 
 class Loading(msgspec.Struct, frozen=True, tag="loading"):
-    """Progress of a load, from 0 to 1."""
+    """Progress of a load, from 0 to 1 over all stages. The engine tells of `read`, `quantise` and `warm up`; a
+    `download` is told of by the worker, before there is an engine."""
 
     progress: float
     stage: str
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """The model is loaded and requests are taken. Sizes in bytes, measured in the engine process."""
+    """The model is loaded and requests are taken. Sizes in bytes, measured in the engine process.
+
+    `memory_bytes` is all that the process takes on its devices, `weight_bytes` and `kv_cache_bytes` are parts of it.
+    `kv_tokens`: how many tokens the KV cache holds. `devices`: where the layers lie, in their order.
+    """
 
     backend: str
     architecture: str
@@ -151,6 +164,9 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     kv_cache_bytes: int
     max_sequences: int
     load_time: float
+    weight_bytes: int = 0
+    kv_tokens: int = 0
+    devices: tuple[str, ...] = ()
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
