@@ -101,6 +101,14 @@ class MethodNotAllowed(ApiError):
         return {**super().headers, "Allow": ", ".join(self.allowed)} if self.allowed else super().headers
 
 
+class Conflict(ApiError):
+    """The request is right, but not in the state that things are in."""
+
+    code = "CONFLICT"
+    status = 409
+    default_message = "That is not possible in the present state."
+
+
 class PayloadTooLarge(ApiError):
     code = "PAYLOAD_TOO_LARGE"
     status = 413
@@ -165,6 +173,7 @@ _BY_CODE: dict[str, type[ApiError]] = {
         NotFound,
         ModelNotFound,
         PluginNotFound,
+        Conflict,
         PayloadTooLarge,
         UnsupportedMediaType,
         RateLimitExceeded,

@@ -11,6 +11,7 @@ ERROR_STATUSES = {
     "401": "No credentials, or bad ones.",
     "403": "The permissions do not suffice.",
     "404": "There is no such thing.",
+    "409": "Not possible in the present state.",
     "413": "The body is too large.",
     "415": "The body is not JSON.",
     "429": "Too many requests; `Retry-After` says when to come back.",
