@@ -1,0 +1,58 @@
+"""Who may do what, endpoint by endpoint: the table that `tests/site/test_permission_matrix.py` holds the site to.
+
+A new endpoint needs one line here, or that test fails:
+
+    "POST /api/v1/things": Row("write"),
+    "GET /api/v1/things/{thing_id}": Row("read", objects=SHARED),
+    "DELETE /api/v1/things/{thing_id}": Row("write", objects=a_thing_of),
+
+The level is the least that enters: `read`, `write` or `admin`; OPEN is for everybody. An address that names an object
+says whose it is: SHARED for what belongs to nobody (models, plugins), else a function that makes an object of the given
+user and returns the values of the address's placeholders. Callers without `admin` must not learn that such an object
+exists. The calls carry the body `{}`, so that those who enter seldom change anything: most get a 400 or a 404.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from accounts.caller import Permission
+from accounts.models import User
+
+ObjectMaker = Callable[[User], dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """`permission`: None for everybody. `objects`: None where the address names no object."""
+
+    permission: Permission | None
+    objects: ObjectMaker | str | None = None
+
+
+SHARED = "shared"
+OPEN = Row(None)
+
+MATRIX: dict[str, Row] = {
+    # accounts
+    "POST /api/v1/auth/login": OPEN,
+    "POST /api/v1/auth/refresh": OPEN,
+    "POST /api/v1/auth/logout": Row("read"),
+    "GET /api/v1/auth/me": Row("read"),
+    # inference
+    "POST /api/v1/infer": Row("write"),
+    "POST /api/v1/batch_infer": Row("write"),
+    "POST /api/v1/stream_infer": Row("write"),
+    # models
+    "GET /api/v1/models": Row("read"),
+    "GET /api/v1/models/{model_id}": Row("read", objects=SHARED),
+    # documentation
+    "GET /api/v1/docs": OPEN,
+    "GET /api/v1/schema": OPEN,
+    # health
+    "GET /health": OPEN,
+    "GET /health/live": OPEN,
+    "GET /health/ready": OPEN,
+}
+
+# Pages for browsers, outside the API and the admin site (which is tested address by address).
+PAGES = {"/"}
