@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Permission = Literal["read", "write", "admin"]
-Tier = Literal["standard", "premium"]
+Tier = str  # one of settings.TIERS
 
 # Each permission includes those before it.
 LEVELS: tuple[Permission, ...] = ("read", "write", "admin")
@@ -13,6 +13,14 @@ LEVELS: tuple[Permission, ...] = ("read", "write", "admin")
 def granted_by(permission: Permission | None) -> frozenset[Permission]:
     """The permissions that one includes; none of them for None."""
     return frozenset(LEVELS[: LEVELS.index(permission) + 1]) if permission else frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBudget:
+    """How many tokens, of prompts and completions together, a key may use in each window of so many seconds."""
+
+    tokens: int
+    window: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +36,7 @@ class Caller:
     username: str = ""
     tier: Tier = "standard"
     key_id: int | None = None
+    budget: TokenBudget | None = None
 
     @property
     def is_anonymous(self) -> bool:

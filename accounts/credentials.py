@@ -73,6 +73,7 @@ def _look_up_key(credential: str) -> tuple[Caller, datetime | None] | None:
         username=key.owner.username,
         tier=key.tier_name,
         key_id=key.pk,
+        budget=key.budget,
     )
     return caller, key.expires_at
 

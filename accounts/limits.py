@@ -51,18 +51,17 @@ class Usage:
 
 def limit_for(group: str, caller: Caller) -> int:
     """Requests per window that this caller has in an endpoint group."""
-    authenticated, unauthenticated = settings.RATE_LIMITS[group]
+    authenticated, unauthenticated, _ = settings.RATE_LIMITS[group]
     if caller.is_anonymous:
         return int(unauthenticated)
-    factor = settings.RATE_LIMIT_PREMIUM.get(group, 1) if caller.tier == "premium" else 1
-    return int(authenticated * factor)
+    for_inference, for_the_rest, _ = settings.TIERS[caller.tier]
+    return int(authenticated * (for_inference if group in settings.INFERENCE_GROUPS else for_the_rest))
 
 
 async def count_request(group: str, caller: Caller) -> Usage:
     """Count one request of the caller in an endpoint group; one round trip. Raises redis' ConnectionError."""
-    return await count(
-        f"{group}:{caller.identity}", limit=limit_for(group, caller), window=settings.RATE_LIMIT_WINDOW_SECONDS
-    )
+    _, _, window = settings.RATE_LIMITS[group]
+    return await count(f"{group}:{caller.identity}", limit=limit_for(group, caller), window=window)
 
 
 async def count(name: str, *, limit: int, window: int) -> Usage:

@@ -3,10 +3,12 @@
 from datetime import datetime
 from typing import cast
 
+from django.conf import settings
 from django.contrib.auth.models import AbstractUser
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 
-from accounts.caller import Permission, Tier, granted_by
+from accounts.caller import Permission, Tier, TokenBudget, granted_by
 
 
 class Role(models.TextChoices):
@@ -28,6 +30,11 @@ class User(AbstractUser):
         return granted_by(ROLE_PERMISSION.get(self.role))
 
 
+def tier_choices() -> list[tuple[str, str]]:
+    """The tiers of this installation."""
+    return [(name, name) for name in settings.TIERS]
+
+
 class ApiKey(models.Model):
     """A key of one user. Only its hash is stored; `lookup` finds the row, `digest` proves the key."""
 
@@ -36,9 +43,7 @@ class ApiKey(models.Model):
         WRITE = "write"
         ADMIN = "admin"
 
-    class TierName(models.TextChoices):
-        STANDARD = "standard"
-        PREMIUM = "premium"
+    DAY_SECONDS = 24 * 3600
 
     owner = models.ForeignKey(User, on_delete=models.CASCADE, related_name="api_keys")
     name = models.CharField(max_length=100)
@@ -46,7 +51,15 @@ class ApiKey(models.Model):
     lookup = models.CharField(max_length=16, unique=True, editable=False)
     digest = models.CharField(max_length=64, editable=False)
     permission = models.CharField(max_length=8, choices=PermissionLevel.choices, default=PermissionLevel.READ)
-    tier = models.CharField(max_length=8, choices=TierName.choices, default=TierName.STANDARD)
+    tier = models.CharField(max_length=32, choices=tier_choices, default="standard")
+    token_budget = models.PositiveBigIntegerField(
+        null=True, blank=True, help_text="Tokens of prompts and completions in each window; empty: no limit."
+    )
+    token_budget_window = models.PositiveIntegerField(
+        default=DAY_SECONDS,
+        validators=[MinValueValidator(1), MaxValueValidator(366 * DAY_SECONDS)],
+        help_text="Seconds of a window; the first request begins it.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
@@ -65,9 +78,45 @@ class ApiKey(models.Model):
 
     @property
     def tier_name(self) -> Tier:
-        return "premium" if self.tier == self.TierName.PREMIUM else "standard"
+        """The key's tier, or `standard` when the settings no longer have it."""
+        return self.tier if self.tier in settings.TIERS else "standard"
+
+    @property
+    def budget(self) -> TokenBudget | None:
+        if self.token_budget is None:
+            return None
+        return TokenBudget(tokens=self.token_budget, window=self.token_budget_window)
 
     def is_usable(self, now: datetime) -> bool:
         """Whether the key opens anything at this moment: not revoked, not expired, its owner active."""
         is_expired = self.expires_at is not None and self.expires_at <= now
         return self.revoked_at is None and not is_expired and self.owner.is_active
+
+
+class DailyUsage(models.Model):
+    """What one key, or one user's tokens, used of one model on one day (UTC).
+
+    Added up as requests end, so that it stays when their records are pruned and when users and keys are gone: the ids
+    are plain numbers, 0 for none.
+    """
+
+    day = models.DateField()
+    user_id = models.BigIntegerField(default=0)
+    key_id = models.BigIntegerField(default=0)
+    model = models.CharField(max_length=200)
+    requests = models.PositiveBigIntegerField(default=0)
+    completed = models.PositiveBigIntegerField(default=0)
+    failed = models.PositiveBigIntegerField(default=0)
+    cancelled = models.PositiveBigIntegerField(default=0)
+    prompt_tokens = models.PositiveBigIntegerField(default=0)
+    completion_tokens = models.PositiveBigIntegerField(default=0)
+    cached_tokens = models.PositiveBigIntegerField(default=0)
+
+    class Meta:
+        ordering = ("-day", "user_id", "key_id", "model")
+        verbose_name_plural = "daily usage"
+        constraints = (models.UniqueConstraint(fields=["day", "user_id", "key_id", "model"], name="usage_of_a_day"),)
+        indexes = (models.Index(fields=["user_id", "day"], name="usage_user_day"),)
+
+    def __str__(self) -> str:
+        return f"{self.day} {self.model}"

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from django.conf import settings
+
 from accounts.caller import Caller
 from common.errors import ApiError, InvalidInput
 from engine.messages import Generate
@@ -17,11 +19,6 @@ from inference.results import figures, result
 from inference.sse import EventStream
 from models_mgmt.models import Model
 from models_mgmt.selectors import aresolve_model
-
-# Celery's scale has 0 as the highest, the engine's the other way round.
-_BROKER_PRIORITY = {"premium": 0, "standard": 3}
-_ENGINE_PRIORITY = {"premium": 1, "standard": 0}
-
 
 Item = tuple[str, Prompt | InvalidInput]
 
@@ -147,7 +144,7 @@ def _described(error: ApiError, index: int) -> dict[str, Any]:
 async def _submit(
     road: Gateway, model: Model, prompts: list[Prompt], origin: Origin, *, seconds: float, stream: bool
 ) -> list[Call]:
-    tier = origin.caller.tier
+    _, _, goes_first = settings.TIERS[origin.caller.tier]
     requests = [
         Generate(
             request_id=road.new_id(origin.request_id),
@@ -156,7 +153,7 @@ async def _submit(
             messages=prompt.messages,
             system=prompt.system,
             raw=prompt.raw or (model.type == Model.Type.BASE and prompt.messages is None),
-            priority=_ENGINE_PRIORITY[tier],
+            priority=1 if goes_first else 0,
             stream=stream,
         )
         for prompt in prompts
@@ -169,5 +166,5 @@ async def _submit(
         seconds=seconds,
         user_id=origin.caller.user_id,
         key_id=origin.caller.key_id,
-        broker_priority=_BROKER_PRIORITY[tier],
+        broker_priority=0 if goes_first else 3,  # Celery's scale has 0 as the highest
     )

@@ -85,15 +85,29 @@ def read_networks(name: str) -> list[str]:
     return networks
 
 
-def read_limits(name: str, defaults: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
-    """The defaults with the changes that a text such as `infer=2000/200,models=500/50` asks for."""
+def read_limits(name: str, defaults: Mapping[str, tuple[int, int, int]]) -> dict[str, tuple[int, int, int]]:
+    """The defaults with the changes that a text such as `infer=2000/200,models=50/5/60` asks for."""
     limits = dict(defaults)
     for item in read_list(name):
-        match = re.fullmatch(r"(\w+)=(\d{1,12})/(\d{1,12})", item)
-        if match is None or match[1] not in defaults:
+        match = re.fullmatch(r"(\w+)=(\d{1,12})/(\d{1,12})(?:/(\d{1,8}))?", item)
+        if match is None or match[1] not in defaults or match[4] == "0":
             raise ImproperlyConfigured(
-                f"{name} contains {item!r}; write group=authenticated/unauthenticated, such as infer=2000/200, "
-                f"with one of the groups {', '.join(defaults)}."
+                f"{name} contains {item!r}; write group=authenticated/unauthenticated, such as infer=2000/200, or with "
+                f"a window in seconds, such as infer=50/5/60, and one of the groups {', '.join(defaults)}."
             )
-        limits[match[1]] = (int(match[2]), int(match[3]))
+        limits[match[1]] = (int(match[2]), int(match[3]), int(match[4] or defaults[match[1]][2]))
     return limits
+
+
+def read_tiers(name: str, defaults: Mapping[str, tuple[float, float, bool]]) -> dict[str, tuple[float, float, bool]]:
+    """The defaults with the tiers that a text such as `premium=20/10/first,partner=3/2` changes or adds."""
+    tiers = dict(defaults)
+    for item in read_list(name):
+        match = re.fullmatch(r"([a-z][a-z0-9_]{0,31})=(\d{1,6}(?:\.\d{1,3})?)/(\d{1,6}(?:\.\d{1,3})?)(/first)?", item)
+        if match is None or match[1] == "standard":
+            raise ImproperlyConfigured(
+                f"{name} contains {item!r}; write tier=factor for inference/factor for the rest, such as "
+                "premium=10/5/first, where /first lets its requests go first; the tier standard is always 1/1."
+            )
+        tiers[match[1]] = (float(match[2]), float(match[3]), match[4] is not None)
+    return tiers

@@ -16,6 +16,7 @@ from llama_gpu_site.environment import (
     read_networks,
     read_path,
     read_str,
+    read_tiers,
     read_url,
 )
 
@@ -189,22 +190,24 @@ SIMPLE_JWT = {
     "REFRESH_TOKEN_LIFETIME": timedelta(days=7),
     "USER_ID_FIELD": "username",
 }
-# Requests per hour, as (authenticated, unauthenticated), and how much more a premium key gets. LLAMA_GPU_RATE_LIMITS
-# changes some of them: `infer=2000/200,models=500/50`.
-RATE_LIMIT_WINDOW_SECONDS = 3600
+# Requests per window by endpoint group: (with credentials, without, the window's seconds).
 RATE_LIMITS = read_limits(
     "LLAMA_GPU_RATE_LIMITS",
     {
-        "infer": (1000, 100),
-        "batch_infer": (100, 10),
-        "stream_infer": (500, 50),
-        "system": (6000, 600),
-        "models": (1000, 100),
-        "plugins": (500, 50),
-        "auth": (6000, 600),
+        "infer": (1000, 100, 3600),
+        "batch_infer": (100, 10, 3600),
+        "stream_infer": (500, 50, 3600),
+        "system": (6000, 600, 3600),
+        "models": (1000, 100, 3600),
+        "plugins": (500, 50, 3600),
+        "jobs": (6000, 600, 3600),
+        "accounts": (1000, 100, 3600),
+        "auth": (6000, 600, 3600),
     },
 )
-RATE_LIMIT_PREMIUM = {"infer": 10, "batch_infer": 10, "stream_infer": 10, "system": 5, "models": 5, "plugins": 5}
+INFERENCE_GROUPS = ("infer", "batch_infer", "stream_infer")
+# What a key's tier multiplies the limits by: (in the inference groups, in the others), and whether it goes first.
+TIERS = read_tiers("LLAMA_GPU_TIERS", {"standard": (1.0, 1.0, False), "premium": (10.0, 5.0, True)})
 LOGIN_ATTEMPTS_PER_MINUTE = read_int("LLAMA_GPU_LOGIN_ATTEMPTS_PER_MINUTE", 10, minimum=1)
 
 # ---------------------------------------------------------------- inference
