@@ -98,6 +98,7 @@ APPEND_SLASH = True  # for pages; API paths take both forms without a redirect
 INSTALLED_APPS = [
     "llama_gpu_site",
     "accounts",
+    "plugins_app",
     "models_mgmt",
     "inference",
     "monitoring",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 NAME = r"LLAMA_GPU_[A-Z_]+|DATABASE_URL|REDIS_URL"
-APPS = ("accounts", "common", "engine", "inference", "llama_gpu_site", "models_mgmt", "monitoring")
+APPS = ("accounts", "common", "engine", "inference", "llama_gpu_site", "models_mgmt", "monitoring", "plugins_app")
 
 
 def names_read() -> set[str]:
