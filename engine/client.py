@@ -31,12 +31,17 @@ logger = logging.getLogger(__name__)
 
 
 class EngineStartError(Exception):
-    """The engine did not become ready. `code` is an error code of the API."""
+    """The engine did not become ready. `code` is an error code of the API.
 
-    def __init__(self, code: str, message: str) -> None:
+    `needed_bytes` and `free_bytes` are known for INSUFFICIENT_MEMORY.
+    """
+
+    def __init__(self, code: str, message: str, *, needed_bytes: int = 0, free_bytes: int = 0) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.needed_bytes = needed_bytes
+        self.free_bytes = free_bytes
 
 
 class EngineGone(Exception):
@@ -108,7 +113,9 @@ class EngineClient:
         self.kill()
         if outcome is None:
             raise EngineStartError("MODEL_LOAD_FAILED", "the engine process ended while it loaded the model")
-        raise EngineStartError(outcome.code, outcome.message)
+        raise EngineStartError(
+            outcome.code, outcome.message, needed_bytes=outcome.needed_bytes, free_bytes=outcome.free_bytes
+        )
 
     def submit(self, request: Generate) -> None:
         """Hand a request to the engine. Raises EngineGone."""

@@ -170,10 +170,12 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
-    """The model could not be loaded; the process ends after this."""
+    """The model could not be loaded; the process ends after this. Sizes are known for INSUFFICIENT_MEMORY."""
 
     code: str
     message: str
+    needed_bytes: int = 0
+    free_bytes: int = 0
 
 
 class Step(msgspec.Struct, frozen=True, tag="step"):

@@ -8,9 +8,10 @@ beginnings can never be taken for each other). This module knows no torch.
 
 from collections import OrderedDict
 
+from engine.memory import BLOCK_TOKENS
 from engine.runtime.sequence import Sequence
 
-BLOCK_SIZE = 16
+BLOCK_SIZE = BLOCK_TOKENS
 
 _ROOT = 0
 _Key = tuple[int, tuple[int, ...]]

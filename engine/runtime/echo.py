@@ -60,8 +60,10 @@ class EchoRunner:
             context_length=context,
             quantization="none",
             memory_bytes=0,
+            weight_bytes=0,
             kv_cache_bytes=0,
             kv_blocks=config.max_sequences * context // BLOCK_SIZE,
+            devices=("cpu",),
         )
 
     def step(self, chunks: list[Chunk]) -> list[int | RequestRefused | None]:

@@ -89,6 +89,7 @@ class GeneralModel:
         self._module = module
         self._cache = PagedCache(shape, blocks)
         self.bytes = sum(parameter.nbytes for parameter in module.parameters())
+        self.cache_bytes = self._cache.bytes
 
     def forward(self, batch: StepBatch) -> torch.Tensor:
         """Run one step; returns the logits of the rows to sample from, [samples, vocabulary]."""

@@ -1,13 +1,18 @@
 """Matrix products with a layer's weights: dense, prepacked for the CPU, or quantised to 8 or 4 bits (weights only)."""
 
+from collections.abc import Iterable
 from typing import Protocol
 
 import torch
 from torch.nn import functional
 
-GROUP = 32
+from engine.memory import GROUP, INT8_ROWS
+from engine.runtime.runner import ModelLoadError
+
 _PACK_ROWS = 16  # the batch size that the CPU library lays dense weights out for; good from 1 to 512 rows
 _INT4_ROWS = 4  # above this many rows, dense weights are faster than unpacking 4-bit ones for each
+_INT4_OUTPUTS = {"cpu": 64, "cuda": 8}  # the kernels' outputs come in multiples of this
+_TENSOR_CORES = (8, 0)  # compute capability that torch's 4-bit kernel needs
 
 
 class Linear(Protocol):
@@ -52,7 +57,11 @@ class PackedLinear:
 
 
 class Int8Linear:
-    """8-bit weights with a scale for each output channel, symmetric: w = q * scale."""
+    """8-bit weights with a scale for each output channel, symmetric: w = q * scale.
+
+    On the CPU a fused kernel multiplies few rows; for many it is cheaper to make the weights dense first. Elsewhere
+    that is always done: torch's own 8-bit kernel for CUDA computes in float32 without tensor cores.
+    """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         scale = (weight.float().abs().amax(1) / 127).clamp_min(1e-8)
@@ -60,11 +69,11 @@ class Int8Linear:
         self._scale = scale.to(weight.dtype)
         self._bias = bias
         # The CPU kernel is fast with bfloat16 activations only; with float32 it is slower than no quantisation.
-        self._fused = weight.device.type == "cpu" and weight.dtype == torch.bfloat16
+        self._fused_rows = INT8_ROWS if weight.device.type == "cpu" and weight.dtype == torch.bfloat16 else 0
         self.bytes = self._weight.nbytes + self._scale.nbytes
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        if self._fused:
+        if x.shape[0] <= self._fused_rows:
             y = torch.ops.aten._weight_int8pack_mm(x, self._weight, self._scale)
         else:
             y = functional.linear(x, self._weight.to(x.dtype)) * self._scale
@@ -74,37 +83,40 @@ class Int8Linear:
 class Int4Linear:
     """4-bit weights in groups of 32 inputs with a scale and a minimum each: w = q * scale + minimum, 0 <= q <= 15.
 
-    This holds the weights of a Q4_1 GGUF without loss. On the CPU with bfloat16 activations a fused kernel
-    unpacks as it multiplies, which is fastest for few rows; with `twin`, more rows use dense weights of the
-    same values, kept beside them.
+    This holds the weights of a Q4_1 GGUF without loss. Torch's kernels unpack as they multiply bfloat16 activations: on
+    the CPU that is fastest for few rows; with `twin`, more rows use dense weights of the same values, kept beside them.
     """
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, *, twin: bool) -> None:
-        quantised, scale, minimum = quantise_int4(weight)
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, *, twin: bool = False) -> None:
+        """`weight` is bfloat16, on a device and with a number of inputs that `refuse_precision` lets through."""
+        self._outputs = weight.shape[0]
         self._bias = bias
-        self._fused = weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and weight.shape[0] % 64 == 0
+        self._cuda = weight.device.type == "cuda"
+        quantised, scale, minimum = quantise_int4(weight)
         self._twin: Linear | None = None
-        if self._fused:
-            self._weight = torch.ops.aten._convert_weight_to_int4pack_for_cpu(quantised.int(), 2)
-            zero = minimum + 8 * scale  # the kernel takes w = (q - 8) * scale + zero
-            self._scales = torch.stack([scale, zero], -1).transpose(0, 1).contiguous().to(weight.dtype)
-            if twin:
-                dense = dequantise_int4(quantised, scale, minimum).to(weight.dtype)
-                self._twin = PackedLinear(dense, bias) if PackedLinear.available(weight.dtype) else None
+        if twin and PackedLinear.available(weight.dtype):
+            self._twin = PackedLinear(dequantise_int4(quantised, scale, minimum).to(weight.dtype), bias)
+        missing = -self._outputs % _INT4_OUTPUTS[weight.device.type]
+        if missing:
+            quantised, scale, minimum = (functional.pad(x, (0, 0, 0, missing)) for x in (quantised, scale, minimum))
+        zero = minimum + 8 * scale  # the kernels take w = (q - 8) * scale + zero
+        self._scales = torch.stack([scale, zero], -1).transpose(0, 1).contiguous().to(weight.dtype)
+        if self._cuda:
+            pairs = (quantised[:, 0::2] << 4 | quantised[:, 1::2]).contiguous()
+            self._weight = torch.ops.aten._convert_weight_to_int4pack(pairs, _inner_tiles(weight.shape[1]))
         else:
-            self._weight = (quantised[:, 0::2] | quantised[:, 1::2] << 4).contiguous()
-            self._scales = torch.stack([scale, minimum]).to(weight.dtype)
+            self._weight = torch.ops.aten._convert_weight_to_int4pack_for_cpu(quantised.int(), 2)
         self.bytes = self._weight.nbytes + self._scales.nbytes + (self._twin.bytes if self._twin else 0)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         if self._twin is not None and x.shape[0] > _INT4_ROWS:
             return self._twin(x)
-        if self._fused:
-            y = torch.ops.aten._weight_int4pack_mm_for_cpu(x, self._weight, GROUP, self._scales)
+        if self._cuda:
+            y = torch.ops.aten._weight_int4pack_mm(x.contiguous(), self._weight, GROUP, self._scales)
         else:
-            low, high = self._weight & 15, self._weight >> 4
-            quantised = torch.stack([low, high], -1).flatten(1)
-            y = functional.linear(x, dequantise_int4(quantised, *self._scales).to(x.dtype))
+            y = torch.ops.aten._weight_int4pack_mm_for_cpu(x, self._weight, GROUP, self._scales)
+        if y.shape[1] > self._outputs:
+            y = y[:, : self._outputs].contiguous()
         return y if self._bias is None else y + self._bias
 
 
@@ -123,12 +135,41 @@ def dequantise_int4(quantised: torch.Tensor, scale: torch.Tensor, minimum: torch
     return (groups * scale[..., None] + minimum[..., None]).flatten(1)
 
 
-def make_linear(weight: torch.Tensor, bias: torch.Tensor | None, quantization: str, *, twin: bool = False) -> Linear:
-    """`weight`: [out_features, in_features] in the activations' dtype. `quantization`: int4, int8, or anything else."""
-    if quantization == "int4" and weight.shape[1] % GROUP == 0:
+def make_linear(weight: torch.Tensor, bias: torch.Tensor | None, precision: str, *, twin: bool = False) -> Linear:
+    """`weight`: [out_features, in_features] in the activations' dtype. `precision`: int4, int8, or anything else."""
+    if precision == "int4":
         return Int4Linear(weight, bias, twin=twin)
-    if quantization in ("int4", "int8"):
+    if precision == "int8":
         return Int8Linear(weight, bias)
     if weight.device.type == "cpu" and PackedLinear.available(weight.dtype):
         return PackedLinear(weight, bias)
     return DenseLinear(weight, bias)
+
+
+def refuse_precision(precision: str, device: torch.device, inputs: Iterable[int]) -> None:
+    """Raises ModelLoadError, which names what to use instead, for a precision that the device can't run with matrices
+    of so many inputs."""
+    if precision == "int4":
+        if device.type not in _INT4_OUTPUTS:
+            raise ModelLoadError("MODEL_LOAD_FAILED", f"int4 does not run on {device.type}; use int8 or fp16")
+        for count in inputs:
+            if count % GROUP:
+                raise ModelLoadError(
+                    "MODEL_LOAD_FAILED",
+                    f"int4 needs matrices with a multiple of {GROUP} inputs, and one has {count}; use int8",
+                )
+    if device.type == "cuda":
+        capability = torch.cuda.get_device_capability(device)
+        if precision == "int4" and capability < _TENSOR_CORES:
+            raise ModelLoadError(
+                "MODEL_LOAD_FAILED",
+                f"int4 needs a GPU of compute capability 8.0, and {device} has {capability[0]}.{capability[1]}; "
+                "use int8 or fp16",
+            )
+        if precision == "bf16" and not torch.cuda.is_bf16_supported():
+            raise ModelLoadError("MODEL_LOAD_FAILED", f"{device} does not multiply bf16; use fp16 or fp32")
+
+
+def _inner_tiles(inputs: int) -> int:
+    """How many tiles of 16 inputs CUDA's layout puts side by side: the most that divide a row."""
+    return next(tiles for tiles in (8, 4, 2) if inputs % (16 * tiles) == 0)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from engine.framing import FrameReceiver, FrameSender
 from engine.messages import Command, EngineConfig, LoadFailed, Loading, Ready, Step
-from engine.runtime.blocks import BlockPool
+from engine.runtime.blocks import BLOCK_SIZE, BlockPool
 from engine.runtime.echo import EchoRunner
 from engine.runtime.loop import EngineLoop, Inbox
 from engine.runtime.receiver import CommandReceiver
@@ -38,7 +38,7 @@ def main(descriptor: int) -> int:
         runner = load_runner(config, lambda share, stage: sender.send(Loading(share, stage)))
     except ModelLoadError as error:
         logger.error("loading %s failed: %s", config.model_path, error.message)
-        sender.send(LoadFailed(error.code, error.message))
+        sender.send(LoadFailed(error.code, error.message, error.needed_bytes, error.free_bytes))
         return 1
     except Exception as error:  # whatever a broken file makes a library raise is a failed load
         logger.exception("loading %s failed", config.model_path)
@@ -90,6 +90,9 @@ def _serve(
             kv_cache_bytes=facts.kv_cache_bytes,
             max_sequences=config.max_sequences,
             load_time=load_time,
+            weight_bytes=facts.weight_bytes,
+            kv_tokens=facts.kv_blocks * BLOCK_SIZE,
+            devices=facts.devices,
         )
     )
     CommandReceiver(commands, runner, inbox).start()

@@ -19,17 +19,31 @@ class RequestRefused(Exception):
 
 
 class ModelLoadError(Exception):
-    """The model can't be loaded. `code`: MODEL_LOAD_FAILED, INSUFFICIENT_MEMORY or BACKEND_UNAVAILABLE."""
+    """The model can't be loaded. `code`: MODEL_LOAD_FAILED, INSUFFICIENT_MEMORY or BACKEND_UNAVAILABLE.
 
-    def __init__(self, code: str, message: str) -> None:
+    `needed_bytes` and `free_bytes` are known when memory is what is missing.
+    """
+
+    def __init__(self, code: str, message: str, *, needed_bytes: int = 0, free_bytes: int = 0) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.needed_bytes = needed_bytes
+        self.free_bytes = free_bytes
+
+    @classmethod
+    def out_of_memory(cls, needed: int, free: int) -> "ModelLoadError":
+        return cls(
+            "INSUFFICIENT_MEMORY",
+            f"the model needs {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free for it",
+            needed_bytes=needed,
+            free_bytes=free,
+        )
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What is known of a loaded model. Sizes in bytes."""
+    """What is known of a loaded model. Sizes in bytes; `memory_bytes` is all that the process takes on `devices`."""
 
     backend: str
     architecture: str
@@ -38,8 +52,10 @@ class ModelFacts:
     context_length: int
     quantization: str
     memory_bytes: int
+    weight_bytes: int
     kv_cache_bytes: int
     kv_blocks: int
+    devices: tuple[str, ...]
 
 
 class PromptTokenizer(Protocol):

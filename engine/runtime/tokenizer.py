@@ -13,8 +13,10 @@ from engine.runtime.runner import RequestRefused
 class HuggingFaceTokenizer:
     """A transformers tokenizer, with its Rust part called directly where there is one: it decodes ten times faster."""
 
-    def __init__(self, folder: Path, config: PretrainedConfig) -> None:
-        self._tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    def __init__(self, folder: Path, config: PretrainedConfig, *, trust_remote_code: bool = False) -> None:
+        self._tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=trust_remote_code
+        )
         self._rust: Any = getattr(self._tokenizer, "backend_tokenizer", None)
         self.has_chat_template = bool(getattr(self._tokenizer, "chat_template", None))
         self.eos_tokens = _eos_tokens(folder, config, self._tokenizer)

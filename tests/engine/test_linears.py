@@ -13,9 +13,11 @@ from engine.runtime.linears import (
     dequantise_int4,
     make_linear,
     quantise_int4,
+    refuse_precision,
 )
+from engine.runtime.runner import ModelLoadError
 
-ROWS = (1, 3, 5, 16, 40)
+ROWS = (1, 3, 5, 16, 40, 100)
 
 
 def _weight(dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -55,6 +57,19 @@ def test_4_bit_weights_are_near_and_every_way_to_multiply_agrees(rows: int, twin
     assert _error(found, functional.linear(x.float(), weight.float(), bias.float())) < 0.1
 
 
+@pytest.mark.parametrize("outputs", [1, 63, 65, 130])
+def test_4_bit_weights_may_have_any_number_of_outputs(outputs: int) -> None:
+    weight, x, bias = (
+        torch.randn(outputs, 96).bfloat16(),
+        torch.randn(3, 96).bfloat16(),
+        torch.randn(outputs).bfloat16(),
+    )
+    held = dequantise_int4(*quantise_int4(weight))
+    found = Int4Linear(weight, bias)(x)
+    assert found.is_contiguous()
+    assert _error(found, functional.linear(x.float(), held, bias.float())) < 0.01
+
+
 def test_weights_that_were_4_bit_in_groups_of_32_are_held_without_loss() -> None:
     generator = torch.Generator().manual_seed(2)
     quantised = torch.randint(0, 16, (64, 96), generator=generator).float()
@@ -70,5 +85,10 @@ def test_4_bit_weights_take_a_sixth_of_float32() -> None:
     assert make_linear(weight, None, "int8").bytes < weight.nbytes / 3.9
 
 
-def test_inputs_that_do_not_divide_into_groups_fall_back_to_8_bits() -> None:
-    assert isinstance(make_linear(torch.randn(64, 40), None, "int4"), Int8Linear)
+def test_what_int4_can_not_hold_is_refused_and_names_what_can() -> None:
+    refuse_precision("int8", torch.device("cpu"), [40])
+    refuse_precision("int4", torch.device("cpu"), [64])
+    with pytest.raises(ModelLoadError, match="one has 40; use int8"):
+        refuse_precision("int4", torch.device("cpu"), [64, 40])
+    with pytest.raises(ModelLoadError, match="does not run on mps; use int8 or fp16"):
+        refuse_precision("int4", torch.device("mps"), [64])

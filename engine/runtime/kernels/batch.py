@@ -33,6 +33,18 @@ class StepBatch:
     rows: int
     padded_rows: int
 
+    def to(self, device: torch.device) -> "StepBatch":
+        """The same batch for the layers of another device."""
+        return StepBatch(
+            tokens=self.tokens.to(device),
+            positions=self.positions.to(device),
+            slots=self.slots.to(device),
+            samples=self.samples.to(device),
+            spans=self.spans,
+            rows=self.rows,
+            padded_rows=self.padded_rows,
+        )
+
 
 def padded(rows: int) -> int:
     """The next batch size up, of few different ones: each new size costs the CPU library some milliseconds once."""

@@ -23,14 +23,13 @@ class AttentionShape:
     def scale(self) -> float:
         return float(self.dim**-0.5)
 
-    @property
-    def bytes_per_token(self) -> int:
-        """What one token's keys and values take in all layers."""
-        return 2 * self.layers * self.kv_heads * self.dim * self.dtype.itemsize
-
 
 class Kernels(Protocol):
     """Kernels with their KV cache. Rows are tokens; `residual` is float32 [rows, hidden], the rest in the dtype."""
+
+    @property
+    def cache_bytes(self) -> int:
+        """What the KV cache takes."""
 
     def begin(self, batch: StepBatch) -> None:
         """Prepare a step; the calls that follow belong to it."""

@@ -91,10 +91,12 @@ def _address(tensor: torch.Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def _untouched_zeros(size: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """Zeros that take memory only once they are written to; torch.zeros writes them all."""
-    count = math.prod(size) * dtype.itemsize
-    return torch.from_numpy(np.zeros(count, dtype=np.uint8)).view(dtype).view(size)
+def _zeros(size: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Zeros in huge pages, where the system has them for numpy. All are written now: memory that runs out does so
+    while the model is loaded, not in the midst of a request."""
+    memory = np.empty(math.prod(size) * dtype.itemsize, dtype=np.uint8)
+    memory.fill(0)
+    return torch.from_numpy(memory).view(dtype).view(size)
 
 
 class NativeKernels:
@@ -115,10 +117,14 @@ class NativeKernels:
         self._cosine = cosine.float().contiguous()
         self._sine = sine.float().contiguous()
         size = (shape.layers, blocks, shape.kv_heads)
-        self._keys = _untouched_zeros((*size, shape.dim, BLOCK_SIZE), shape.dtype)
-        self._values = _untouched_zeros((*size, BLOCK_SIZE, shape.dim), shape.dtype)
+        self._keys = _zeros((*size, shape.dim, BLOCK_SIZE), shape.dtype)
+        self._values = _zeros((*size, BLOCK_SIZE, shape.dim), shape.dtype)
         self._layer_bytes = self._keys[0].nbytes
         self._tile_rows = max(1, _MAX_ROWS // (shape.heads // shape.kv_heads))
+
+    @property
+    def cache_bytes(self) -> int:
+        return self._keys.nbytes + self._values.nbytes
 
     def begin(self, batch: StepBatch) -> None:
         shape = self._shape

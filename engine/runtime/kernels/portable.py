@@ -17,6 +17,10 @@ class PagedCache:
         self._keys = torch.zeros(*size, dtype=shape.dtype, device=shape.device)
         self._values = torch.zeros(*size, dtype=shape.dtype, device=shape.device)
 
+    @property
+    def bytes(self) -> int:
+        return self._keys.nbytes + self._values.nbytes
+
     def begin(self, batch: StepBatch) -> None:
         self.slots = batch.slots
         decodes = [span for span in batch.spans if span.count == 1]
@@ -86,6 +90,10 @@ class PortableKernels:
         self._cache = PagedCache(shape, blocks)
         self._cosine = cosine.float()
         self._sine = sine.float()
+
+    @property
+    def cache_bytes(self) -> int:
+        return self._cache.bytes
 
     def begin(self, batch: StepBatch) -> None:
         self._batch = batch
