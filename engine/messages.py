@@ -59,7 +59,8 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
 
     Exactly one of `text` and `messages` is set. Unless `raw`, a model with a chat template gets `text` as a user turn.
     `priority`: higher goes first among the waiting ones. `stream`: whether `Delta` events are wanted; without it the
-    engine sends only Accepted and the end.
+    engine sends only Accepted and the end. `cache_salt`: computed prompt beginnings are used again only among requests
+    with the same one, since the time that they save tells that somebody has sent the same beginning before.
     """
 
     request_id: str
@@ -70,6 +71,7 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
     raw: bool = False
     priority: int = 0
     stream: bool = True
+    cache_salt: str = ""
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):

@@ -28,7 +28,7 @@ class InferenceDoor(Door):
     kind: Kind
 
     def _origin(self) -> Origin:
-        return Origin(caller=self.caller, request_id=request_id.get(), kind=self.kind)
+        return Origin(caller=self.caller, request_id=request_id.get(), kind=self.kind, headers=self.headers)
 
     async def _stream(self, body: InferRequest) -> StreamingHttpResponse:
         events = await services.stream_infer(request=body, origin=self._origin())

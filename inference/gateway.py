@@ -65,6 +65,7 @@ class Gateway:
         seconds: float,
         user_id: int | None = None,
         key_id: int | None = None,
+        budgeted: bool = False,
         broker_priority: int = 3,
     ) -> list[Call]:
         """Send requests (with ids from `new_id`) to a worker as one job, and return a call for each.
@@ -86,6 +87,7 @@ class Gateway:
             expires_at=now + seconds,
             user_id=user_id,
             key_id=key_id,
+            budgeted=budgeted,
         )
         calls = [self._new_call(request, job, worker, seconds) for request in requests]
         try:

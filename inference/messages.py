@@ -14,6 +14,7 @@ class Job(msgspec.Struct, frozen=True):
 
     Each of `requests` has an id of its own, unique beyond this job: the public `request_id`, which clients may choose
     and repeat, `~`, and the gateway's number. `reply_to` is the web process that waits. Times are Unix seconds.
+    `budgeted`: tokens are reserved for each request, to be settled at its end.
     """
 
     job_id: str
@@ -26,6 +27,7 @@ class Job(msgspec.Struct, frozen=True):
     expires_at: float
     user_id: int | None = None
     key_id: int | None = None
+    budgeted: bool = False
 
     def encode(self) -> str:
         return _job_encoder.encode(self).decode()

@@ -13,8 +13,9 @@ from collections.abc import Callable
 
 import redis
 
+from accounts import budgets
 from common.redis import sync_redis
-from engine.messages import RequestEvent
+from engine.messages import Finished, RequestEvent
 from inference import keys
 from inference.messages import Frame
 from inference.running import Running, RunningJob, RunningTable, is_end
@@ -88,16 +89,19 @@ class ReplySender:
     def _send(self, pairs: Pairs) -> None:
         webs: dict[str, list[RequestEvent]] = defaultdict(list)
         ended: dict[str, list[str]] = defaultdict(list)
+        taken: dict[str, int] = {}
         for entry, event in pairs:
             job = entry.parent.job
             webs[job.reply_to].append(event)
             if is_end(event):
                 ended[job.model_id].append(entry.request_id)
+                if job.budgeted:
+                    taken[entry.request_id] = _tokens_of(event)
         frames = {web_id: self._frame(web_id, events) for web_id, events in webs.items()}
         give_up = time.monotonic() + _GIVE_UP_SECONDS
         while True:
             try:
-                self._execute(frames, ended)
+                self._execute(frames, ended, taken)
             except redis.RedisError as error:
                 if time.monotonic() > give_up:
                     raise
@@ -110,10 +114,17 @@ class ReplySender:
         self._sequences[web_id] += 1
         return Frame(self._worker_id, self._backend, self._sequences[web_id], tuple(events)).encode()
 
-    def _execute(self, frames: dict[str, bytes], ended: dict[str, list[str]]) -> None:
+    def _execute(self, frames: dict[str, bytes], ended: dict[str, list[str]], taken: dict[str, int]) -> None:
         with sync_redis().pipeline(transaction=False) as pipe:
+            if taken:  # first, so that who has the answer finds the budget settled
+                budgets.settle_in(pipe, taken)
             for web_id, data in frames.items():
                 pipe.xadd(keys.reply_stream(web_id), {b"f": data}, maxlen=_MAX_STREAM_LENGTH, nomkstream=True)
             for model_id, request_ids in ended.items():
                 pipe.zrem(keys.model_queue(model_id), *request_ids)
             pipe.execute()
+
+
+def _tokens_of(end: RequestEvent) -> int:
+    """What a request costs: what was read and generated; nothing if it failed."""
+    return end.prompt_tokens + end.completion_tokens if isinstance(end, Finished) else 0

@@ -8,6 +8,7 @@ from typing import Any
 
 from django.conf import settings
 
+from accounts import budgets
 from accounts.caller import Caller
 from common.errors import ApiError, InvalidInput
 from engine.messages import Generate
@@ -17,6 +18,7 @@ from inference.gateway import Gateway, gateway
 from inference.messages import Kind
 from inference.results import figures, result
 from inference.sse import EventStream
+from inference.token_bound import most_tokens
 from models_mgmt.models import Model
 from models_mgmt.selectors import aresolve_model
 
@@ -25,11 +27,12 @@ Item = tuple[str, Prompt | InvalidInput]
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Whose request it is, under which id, and through which door."""
+    """Whose request it is, under which id, and through which door. What the answer's headers must tell goes there."""
 
     caller: Caller
     request_id: str
     kind: Kind
+    headers: dict[str, str]
 
 
 def check_fits(model: Model, prompt: Prompt) -> None:
@@ -155,16 +158,40 @@ async def _submit(
             raw=prompt.raw or (model.type == Model.Type.BASE and prompt.messages is None),
             priority=1 if goes_first else 0,
             stream=stream,
+            cache_salt="" if settings.SHARED_PREFIX_CACHE else _cache_owner(origin.caller),
         )
         for prompt in prompts
     ]
-    return await road.submit(
-        requests,
-        request_id=origin.request_id,
-        kind=origin.kind,
-        model_id=model.id,
-        seconds=seconds,
-        user_id=origin.caller.user_id,
-        key_id=origin.caller.key_id,
-        broker_priority=0 if goes_first else 3,  # Celery's scale has 0 as the highest
-    )
+    ids = [request.request_id for request in requests]
+    budgeted = await _reserve(origin, dict(zip(ids, map(most_tokens, prompts), strict=True)), seconds)
+    try:
+        return await road.submit(
+            requests,
+            request_id=origin.request_id,
+            kind=origin.kind,
+            model_id=model.id,
+            seconds=seconds,
+            user_id=origin.caller.user_id,
+            key_id=origin.caller.key_id,
+            budgeted=budgeted,
+            broker_priority=0 if goes_first else 3,  # Celery's scale has 0 as the highest
+        )
+    except ApiError:
+        if budgeted:
+            await budgets.release(ids)
+        raise
+
+
+async def _reserve(origin: Origin, tokens: dict[str, int], seconds: float) -> bool:
+    """Reserve tokens of the key's budget; False when it has none."""
+    key_id, budget = origin.caller.key_id, origin.caller.budget
+    if key_id is None or budget is None:
+        return False
+    standing = await budgets.reserve(key_id, budget, tokens, seconds=seconds)
+    origin.headers.update(standing.headers)
+    return True
+
+
+def _cache_owner(caller: Caller) -> str:
+    """Whose prompts a caller shares computed beginnings with: those of the same user, or the same address."""
+    return caller.identity if caller.user_id is None else f"user:{caller.user_id}"

@@ -10,6 +10,7 @@ import kombu.exceptions
 import msgspec
 from celery import current_app
 
+from accounts import budgets
 from common.errors import BackendUnavailable
 from common.redis import async_redis
 from inference import keys
@@ -111,6 +112,8 @@ class RedisTransport:
             pipe.publish(keys.control_channel(queue), cancel.encode())
             pipe.zrem(keys.model_queue(model_id), *cancel.request_ids)
             await pipe.execute()
+        if cancel.reason == "lost":  # else the worker settles what was generated
+            await budgets.release(list(cancel.request_ids))
 
     async def claims(self, job_ids: Sequence[str]) -> dict[str, str]:
         """Which worker has begun each job; those that none has begun are missing."""

@@ -13,8 +13,9 @@ from engine.runtime.sequence import Sequence
 
 BLOCK_SIZE = BLOCK_TOKENS
 
-_ROOT = 0
-_Key = tuple[int, tuple[int, ...]]
+# Where a chain begins: the salt of its requests. Only those with the same one share blocks.
+_Parent = int | str
+_Key = tuple[_Parent, tuple[int, ...]]
 
 
 class OutOfBlocks(Exception):
@@ -32,7 +33,7 @@ class BlockPool:
         self._free: OrderedDict[int, None] = OrderedDict((block, None) for block in range(count))
         self._entry_of_key: dict[_Key, tuple[int, int]] = {}  # key → (entry id, block)
         self._key_of_block: dict[int, _Key] = {}
-        self._last_entry = _ROOT
+        self._last_entry = 0
 
     @property
     def free(self) -> int:
@@ -54,7 +55,7 @@ class BlockPool:
         """
         if not self._prefix_caching:
             return
-        entry = _ROOT
+        entry: _Parent = sequence.request.cache_salt
         for start in range(0, len(sequence.tokens) - BLOCK_SIZE, BLOCK_SIZE):
             found = self._entry_of_key.get((entry, tuple(sequence.tokens[start : start + BLOCK_SIZE])))
             if found is None:
@@ -105,7 +106,7 @@ class BlockPool:
         sequence.blocks = []
         sequence.computed = 0
         sequence.committed_blocks = 0
-        sequence.prefix_entry = _ROOT
+        sequence.prefix_entry = sequence.request.cache_salt
 
     def _reference(self, block: int) -> None:
         if self._references[block] == 0:

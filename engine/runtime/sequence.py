@@ -27,7 +27,7 @@ class Sequence:
         self.blocks: list[int] = []
         self.computed = 0
         self.committed_blocks = 0
-        self.prefix_entry = 0
+        self.prefix_entry: int | str = request.cache_salt
         self.cached_tokens = 0
 
         self.arrived = time.perf_counter()

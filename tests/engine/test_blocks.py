@@ -11,12 +11,12 @@ from engine.runtime.detokenizer import Detokenizer
 from engine.runtime.sequence import Sequence
 
 
-def _sequence(tokens: list[int]) -> Sequence:
-    return Sequence(Generate("r", SamplingParams(), text=""), tokens, Detokenizer(str))
+def _sequence(tokens: list[int], salt: str = "") -> Sequence:
+    return Sequence(Generate("r", SamplingParams(), text="", cache_salt=salt), tokens, Detokenizer(str))
 
 
-def _computed(pool: BlockPool, tokens: list[int]) -> Sequence:
-    sequence = _sequence(tokens)
+def _computed(pool: BlockPool, tokens: list[int], salt: str = "") -> Sequence:
+    sequence = _sequence(tokens, salt)
     pool.adopt_prefix(sequence)
     pool.extend(sequence, len(tokens))
     sequence.computed = len(tokens)
@@ -31,6 +31,20 @@ def test_a_second_prompt_shares_the_blocks_of_its_beginning() -> None:
     pool.adopt_prefix(second)
     assert second.blocks == first.blocks[:2]
     assert second.computed == 32
+
+
+def test_only_requests_with_the_same_salt_share_blocks() -> None:
+    pool = BlockPool(16)
+    tokens = list(range(40))
+    first = _computed(pool, tokens, "user:1")
+    other, same = _sequence(tokens, "user:2"), _sequence(tokens, "user:1")
+    pool.adopt_prefix(other)
+    pool.adopt_prefix(same)
+    assert (other.blocks, other.computed) == ([], 0)
+    assert same.blocks == first.blocks[:2]
+    pool.release(same)
+    pool.adopt_prefix(same)
+    assert same.blocks == first.blocks[:2]
 
 
 def test_a_different_beginning_shares_nothing_even_with_the_same_later_tokens() -> None:

@@ -24,7 +24,7 @@ SHAPES = [(6, 2, 64), (4, 4, 32), (8, 1, 48), (32, 8, 128)]
 def _chunks(plan: list[tuple[int, int]]) -> list[Chunk]:
     """One chunk per (start, count), in blocks scattered over the cache."""
     free = list(range(BLOCKS))
-    random.Random(1).shuffle(free)  # noqa: S311
+    random.Random(1).shuffle(free)
     chunks = []
     for start, count in plan:
         request = Generate("r", SamplingParams(), text="")

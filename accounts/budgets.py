@@ -1,0 +1,165 @@
+"""Token budgets of keys: reserved before a request, settled after it, never overdrawn.
+
+A budget is one hash in Redis: the tokens `used` in this window, what running requests may still take of them included
+(`reserved`), and when the window `ends`. A reservation is a string of its own, under its request's id alone, so that
+whoever learns of the request's end first can settle it: the worker, in the round trip that sends the answer, or the web
+process that lost its worker. The others find nothing to do. What nobody settles is given back when it is due.
+"""
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import redis
+
+from accounts.caller import TokenBudget
+from common.errors import InvalidInput, RateLimitExceeded
+from common.redis import async_redis, key
+
+_SLACK_SECONDS = 60.0
+
+# KEYS: the budget, its due reservations, then the reservations.
+# ARGV: the budget's tokens, the window, the tokens of all reservations, the milliseconds until they are due, the tokens
+# of each.
+_RESERVE = """
+local time = redis.call('TIME')
+local now = tonumber(time[1])
+local now_ms = now * 1000 + math.floor(tonumber(time[2]) / 1000)
+local function give_back(member)
+    local amount = string.match(member, ' (%d+)$')
+    redis.call('HINCRBY', KEYS[1], 'used', '-' .. amount)
+    redis.call('HINCRBY', KEYS[1], 'reserved', '-' .. amount)
+    redis.call('ZREM', KEYS[2], member)
+end
+for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now_ms)) do give_back(member) end
+local held = redis.call('HMGET', KEYS[1], 'used', 'reserved', 'ends')
+local used, reserved = tonumber(held[1] or '0'), tonumber(held[2] or '0')
+local ends = held[3] or string.format('%d', now + tonumber(ARGV[2]))
+if used + tonumber(ARGV[3]) > tonumber(ARGV[1]) then return {0, used, reserved, tonumber(ends), now} end
+redis.call('HSET', KEYS[1], 'ends', ends)
+redis.call('HINCRBY', KEYS[1], 'reserved', ARGV[3])
+used = redis.call('HINCRBY', KEYS[1], 'used', ARGV[3])
+for i = 3, #KEYS do
+    redis.call('SET', KEYS[i], ARGV[i + 2] .. ' ' .. ends .. ' ' .. KEYS[1] .. ' ' .. KEYS[2], 'PX', ARGV[4])
+    redis.call('ZADD', KEYS[2], now_ms + tonumber(ARGV[4]), KEYS[i] .. ' ' .. ARGV[i + 2])
+end
+redis.call('EXPIREAT', KEYS[1], ends)
+redis.call('EXPIREAT', KEYS[2], ends)
+return {1, used, reserved + tonumber(ARGV[3]), tonumber(ends), now}
+"""
+# KEYS: reservations; ARGV: the tokens that each has really taken. Those of a window that has ended change nothing.
+_SETTLE = """
+for i, name in ipairs(KEYS) do
+    local amount, ends, budget, due = string.match(redis.call('GET', name) or '', '^(%d+) (%d+) (%S+) (%S+)$')
+    if amount then
+        redis.call('DEL', name)
+        redis.call('ZREM', due, name .. ' ' .. amount)
+        if redis.call('HGET', budget, 'ends') == ends then
+            redis.call('HINCRBY', budget, 'reserved', '-' .. amount)
+            redis.call('HINCRBY', budget, 'used', '-' .. amount)
+            redis.call('HINCRBY', budget, 'used', ARGV[i])
+        end
+    end
+end
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a key's budget stands. `used` includes `reserved`, which running requests may still take.
+
+    `reset`: Unix time, in seconds, at which the window ends; 0 when none has begun.
+    """
+
+    limit: int
+    used: int
+    reserved: int
+    reset: int
+
+    @property
+    def remaining(self) -> int:
+        return max(self.limit - self.used, 0)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {
+            "X-TokenBudget-Limit": str(self.limit),
+            "X-TokenBudget-Remaining": str(self.remaining),
+            "X-TokenBudget-Reset": str(self.reset),
+        }
+
+
+class BudgetExceeded(RateLimitExceeded):
+    """The budget has not so many tokens left in this window."""
+
+    def __init__(self, standing: Standing, *, needed: int, retry_after: int) -> None:
+        super().__init__(
+            "The key's token budget has too few tokens left.",
+            details={
+                "token_budget": standing.limit,
+                "remaining": standing.remaining,
+                "reserved": standing.reserved,
+                "needed": needed,
+                "reset": standing.reset,
+            },
+            retry_after=retry_after,
+        )
+        self.standing = standing
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {**super().headers, **self.standing.headers}
+
+
+async def reserve(key_id: int, budget: TokenBudget, tokens: Mapping[str, int], *, seconds: float) -> Standing:
+    """Reserve the most tokens that each request, by its id, can take; all of them or none.
+
+    `seconds`: how long the requests may run. Raises BudgetExceeded, InvalidInput for what can never fit, and redis'
+    RedisError.
+    """
+    needed = sum(tokens.values())
+    if needed > budget.tokens:
+        details = {"needed": needed, "token_budget": budget.tokens}
+        message = "This may take more tokens than your key's whole budget."
+        raise InvalidInput(message, field="max_tokens", details=details)
+    names = [*_names(key_id), *map(_reservation, tokens)]
+    due = int((seconds + _SLACK_SECONDS) * 1000)
+    arguments = (budget.tokens, budget.window, needed, due, *tokens.values())
+    reply = await cast("Any", async_redis().eval(_RESERVE, len(names), *names, *map(str, arguments)))
+    admitted, used, reserved, reset, now = (int(value) for value in reply)
+    standing = Standing(limit=budget.tokens, used=used, reserved=reserved, reset=reset)
+    if not admitted:
+        raise BudgetExceeded(standing, needed=needed, retry_after=max(reset - now, 1))
+    return standing
+
+
+def settle_in(pipe: "redis.client.Pipeline", tokens: Mapping[str, int]) -> None:
+    """Charge what requests have taken instead of what was reserved, as one step of a pipeline. Safe to repeat."""
+    pipe.eval(_SETTLE, len(tokens), *map(_reservation, tokens), *map(str, tokens.values()))
+
+
+async def release(request_ids: list[str]) -> None:
+    """Give reservations back whole; those of ended requests are gone already.
+
+    Without Redis nothing happens: what stays reserved is given back when it is due.
+    """
+    if request_ids:
+        with contextlib.suppress(redis.RedisError):
+            names = [_reservation(request_id) for request_id in request_ids]
+            await cast("Any", async_redis().eval(_SETTLE, len(names), *names, *("0" for _ in names)))
+
+
+async def standing(key_id: int, budget: TokenBudget) -> Standing:
+    """Where a key stands now."""
+    fields = await cast("Any", async_redis().hmget(_names(key_id)[0], "used", "reserved", "ends"))
+    used, reserved, reset = (int(value or 0) for value in fields)
+    return Standing(limit=budget.tokens, used=used, reserved=reserved, reset=reset)
+
+
+def _names(key_id: int) -> tuple[str, str]:
+    return key("budget", key_id), key("budget", key_id, "due")
+
+
+def _reservation(request_id: str) -> str:
+    return key("reserved", request_id)

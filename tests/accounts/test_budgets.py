@@ -1,0 +1,113 @@
+"""A key's token budget in Redis: reserved, settled, given back, and never overdrawn."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from pytest_django import Settings
+
+from accounts import budgets
+from accounts.caller import TokenBudget
+from common.errors import InvalidInput, RateLimitExceeded
+from common.redis import close_async_redis, sync_redis
+from tests.accounts.overdraw import KEY_ID
+
+HOUR = TokenBudget(tokens=1000, window=3600)
+
+
+def settle(**tokens: int) -> None:
+    with sync_redis().pipeline(transaction=False) as pipe:
+        budgets.settle_in(pipe, tokens)
+        pipe.execute()
+
+
+async def used(budget: TokenBudget = HOUR) -> tuple[int, int]:
+    standing = await budgets.standing(KEY_ID, budget)
+    await close_async_redis()
+    return standing.used, standing.reserved
+
+
+def test_a_thousand_parallel_calls_from_several_processes_never_overdraw(clean_redis: str) -> None:
+    command = [sys.executable, "-m", "tests.accounts.overdraw", clean_redis, "5000", "250"]
+    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "llama_gpu_site.settings"}
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) for _ in range(4)]
+    outputs = [json.loads(process.communicate(timeout=60)[0]) for process in processes]
+    took = sum(output["took"] for output in outputs)
+    assert max(output["most"] for output in outputs) <= 5000
+    assert 4700 < took <= 5000  # all but used up: what was reserved and not taken went to others
+    assert asyncio.run(used(TokenBudget(5000, 3600))) == (took, 0)
+
+
+async def test_what_is_reserved_is_gone_until_it_is_settled(clean_redis: str) -> None:
+    standing = await budgets.reserve(KEY_ID, HOUR, {"a": 700, "b": 100}, seconds=10)
+    assert (standing.remaining, standing.reserved) == (200, 800)
+    with pytest.raises(RateLimitExceeded) as refused:
+        await budgets.reserve(KEY_ID, HOUR, {"c": 201}, seconds=10)
+    assert refused.value.details["remaining"] == 200
+    assert refused.value.details["reserved"] == 800
+    assert refused.value.details["needed"] == 201
+    assert refused.value.details["reset"] == standing.reset
+    assert 3590 <= (refused.value.retry_after or 0) <= 3600
+    assert refused.value.headers["X-TokenBudget-Reset"] == str(standing.reset)
+    settle(a=50)
+    assert await used() == (150, 100)
+    await budgets.release(["a", "b"])
+    assert await used() == (50, 0)
+
+
+async def test_a_batch_is_reserved_whole_or_not_at_all(clean_redis: str) -> None:
+    await budgets.reserve(KEY_ID, HOUR, {"a": 500}, seconds=10)
+    with pytest.raises(RateLimitExceeded):
+        await budgets.reserve(KEY_ID, HOUR, {"b": 400, "c": 101}, seconds=10)
+    assert await used() == (500, 500)
+
+
+async def test_what_can_never_fit_is_bad_input(clean_redis: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        await budgets.reserve(KEY_ID, HOUR, {"a": 1001}, seconds=10)
+    assert refused.value.details == {"field": "max_tokens", "needed": 1001, "token_budget": 1000}
+
+
+async def test_a_new_window_is_not_charged_for_the_last_one(clean_redis: str) -> None:
+    brief = TokenBudget(tokens=1000, window=1)
+    first = await budgets.reserve(KEY_ID, brief, {"a": 900}, seconds=10)
+    await asyncio.sleep(1.1)
+    second = await budgets.reserve(KEY_ID, brief, {"b": 900}, seconds=10)
+    assert second.reset > first.reset
+    settle(a=10)
+    assert await used() == (900, 900)
+
+
+async def test_what_nobody_settles_is_given_back_when_it_is_due(
+    clean_redis: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budgets, "_SLACK_SECONDS", 0.0)
+    await budgets.reserve(KEY_ID, HOUR, {"a": 900}, seconds=0.2)
+    await asyncio.sleep(0.3)
+    standing = await budgets.reserve(KEY_ID, HOUR, {"b": 900}, seconds=10)
+    assert standing.used == 900
+    settle(a=5)
+    assert await used() == (900, 900)
+
+
+async def test_more_than_was_reserved_is_charged_all_the_same(clean_redis: str) -> None:
+    await budgets.reserve(KEY_ID, HOUR, {"a": 900}, seconds=10)
+    settle(a=1100)
+    assert await used() == (1100, 0)
+    assert (await budgets.standing(KEY_ID, HOUR)).remaining == 0
+
+
+async def test_a_large_budget_is_counted_to_the_token(clean_redis: str) -> None:
+    large = TokenBudget(tokens=2**52, window=3600)
+    await budgets.reserve(KEY_ID, large, {"a": 2**52 - 1}, seconds=10)
+    assert (await budgets.reserve(KEY_ID, large, {"b": 1}, seconds=10)).remaining == 0
+    settle(a=2**51 + 1)
+    assert await used(large) == (2**51 + 2, 1)
+
+
+async def test_releasing_without_redis_is_quiet(clean_redis: str, settings: Settings, unused_tcp_port: int) -> None:
+    settings.REDIS_URL = f"redis://127.0.0.1:{unused_tcp_port}/0"
+    await budgets.release(["a"])
