@@ -6,8 +6,9 @@ import threading
 import time
 from datetime import UTC, datetime
 
-from django.db import DatabaseError, close_old_connections, connection
+from django.db import DatabaseError, close_old_connections, connection, transaction
 
+from accounts import usage
 from common.request_id import request_id as current_request_id
 from engine.messages import Failed, Finished, RequestEvent
 from inference.models import RequestRecord
@@ -90,7 +91,11 @@ class Recorder:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 close_old_connections()
-                RequestRecord.objects.bulk_create(records)
+                for record in records:
+                    record.pk = None  # an attempt that was rolled back has left one
+                with transaction.atomic():
+                    RequestRecord.objects.bulk_create(records)
+                    usage.add(map(_spent, records))
             except DatabaseError:
                 logger.warning("%d records could not be written, attempt %d", len(records), attempt, exc_info=True)
                 time.sleep(attempt * 0.5)
@@ -99,6 +104,17 @@ class Recorder:
                 return
             else:
                 return
+
+
+def _spent(record: RequestRecord) -> usage.Spent:
+    day = record.created_at.date()
+    return usage.Spent(
+        account=usage.Account(day, record.user_id or 0, record.key_id or 0, record.model),
+        state=record.state,
+        prompt_tokens=record.prompt_tokens,
+        completion_tokens=record.completion_tokens,
+        cached_tokens=record.cached_tokens,
+    )
 
 
 def _log(record: RequestRecord) -> None:

@@ -38,6 +38,7 @@ MATRIX: dict[str, Row] = {
     "POST /api/v1/auth/refresh": OPEN,
     "POST /api/v1/auth/logout": Row("read"),
     "GET /api/v1/auth/me": Row("read"),
+    "GET /api/v1/usage": Row("read"),
     # inference
     "POST /api/v1/infer": Row("write"),
     "POST /api/v1/batch_infer": Row("write"),

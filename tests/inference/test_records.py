@@ -4,7 +4,10 @@ import sqlite3
 from contextlib import closing
 from typing import Any
 
+import httpx
+
 from tests.inference.conftest import EchoServer, wait_until
+from tests.server_keys import make_keys
 
 SECRET = "zebra-marmalade"
 
@@ -63,3 +66,23 @@ def test_no_prompt_and_no_answer_is_ever_logged_or_kept(instant_server: EchoServ
     wal = database.with_name(f"{database.name}-wal")
     for file in (database, wal):
         assert SECRET.encode() not in (file.read_bytes() if file.exists() else b"")
+
+
+def test_usage_is_added_up_with_the_records(instant_server: EchoServer) -> None:
+    (key,) = make_keys(instant_server.running_server, {"owner": "usage", "name": "counted"})
+    headers = {"Authorization": f"Bearer {key}"}
+    for _ in range(3):
+        assert instant_server.post("infer", {"text": "a b c", "max_tokens": 4}, **headers).status_code == 200
+    instant_server.post("infer", {"text": "[[fail]]", "max_tokens": 4}, **headers)
+
+    def rows() -> list[dict[str, Any]]:
+        answer = httpx.get(f"{instant_server.url}/api/v1/usage", headers=headers)
+        assert answer.status_code == 200
+        found: list[dict[str, Any]] = answer.json()["usage"]
+        return found
+
+    wait_until(lambda: sum(row["requests"] for row in rows()) == 4)
+    (row,) = rows()
+    assert (row["user"], row["key"]["name"], row["model"]) == ("usage", "counted", "echo")
+    assert (row["completed"], row["failed"], row["cancelled"]) == (3, 1, 0)
+    assert (row["prompt_tokens"], row["completion_tokens"]) == (3 * 3 + 2, 3 * 4)
