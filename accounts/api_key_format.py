@@ -1,26 +1,27 @@
 """How API keys look and how they are hashed."""
 
 import hashlib
+import re
 import secrets
 import string
 
-KEY_START = "lgpu_"
 PREFIX_LENGTH = 8
 SECRET_LENGTH = 40
 LOOKUP_LENGTH = 16
+PRESET = "preset"
 _ALPHABET = string.ascii_letters + string.digits
+_OURS = re.compile(r"lgpu_([A-Za-z0-9]{8,16})_[A-Za-z0-9]{32,}")
 
 
 def new_key() -> str:
     """`lgpu_<prefix>_<secret>`: 8 and 40 letters and digits; the secret has 238 bits."""
-    return f"{KEY_START}{_random(PREFIX_LENGTH)}_{_random(SECRET_LENGTH)}"
+    return f"lgpu_{_random(PREFIX_LENGTH)}_{_random(SECRET_LENGTH)}"
 
 
 def prefix_of(key: str) -> str:
-    """The part of a key that may be shown; a key of another form shows nothing of itself."""
-    if key.startswith(KEY_START) and key.count("_") == 2:
-        return key.split("_")[1][:LOOKUP_LENGTH]
-    return "preset"
+    """The part of a key that may be shown; a key without a long secret beside its prefix shows nothing of itself."""
+    match = _OURS.fullmatch(key)
+    return match[1] if match else PRESET
 
 
 def digest_of(key: str) -> str:

@@ -1,6 +1,7 @@
 """Who calls, as every door sees it."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
 Permission = Literal["read", "write", "admin"]
@@ -27,7 +28,8 @@ class TokenBudget:
 class Caller:
     """An authenticated key or user, or an anonymous address.
 
-    `identity` is what limits count: `key:12`, `user:admin` or `address:192.0.2.1`.
+    `identity` is what limits count: `key:12`, `user:admin` or `address:192.0.2.1`. `session_id` names the sign-in that
+    a token belongs to.
     """
 
     identity: str
@@ -36,6 +38,9 @@ class Caller:
     username: str = ""
     tier: Tier = "standard"
     key_id: int | None = None
+    key_prefix: str = ""
+    key_expires_at: datetime | None = None
+    session_id: str = ""
     budget: TokenBudget | None = None
 
     @property
@@ -43,5 +48,5 @@ class Caller:
         return self.user_id is None
 
     @property
-    def is_authenticated(self) -> bool:
-        return self.user_id is not None
+    def is_admin(self) -> bool:
+        return "admin" in self.permissions

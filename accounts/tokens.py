@@ -1,25 +1,31 @@
-"""JSON Web Tokens: access tokens for an hour, refresh tokens that can be revoked."""
+"""JSON Web Tokens: access tokens for an hour, refresh tokens for a week, and sessions that end both early."""
 
 import hmac
+import secrets
 from datetime import UTC, datetime
 from typing import Any, cast
 
+from django.utils import timezone
 from rest_framework_simplejwt.exceptions import TokenError
 from rest_framework_simplejwt.tokens import AccessToken, RefreshToken
 
 from accounts.caller import Caller
-from accounts.models import User
+from accounts.freshness import announce_change
+from accounts.models import EndedSession, User
 from common.errors import AuthenticationFailed
 
 USERNAME_CLAIM = "user_id"
+# Names the sign-in: what ends it ends its refresh token and all access tokens made with it.
+SESSION_CLAIM = "sid"
 # An HMAC over the stored password: a new password ends the tokens made under the old one.
 PASSWORD_CLAIM = "pwd"  # noqa: S105  # the name of a claim, no secret
 
 
 def issue(user: User) -> tuple[str, str]:
-    """A new access token and a new refresh token. Nothing is stored: only revoked tokens are."""
+    """A new access token and a new refresh token. Nothing is stored: only sessions that end early are."""
     refresh = RefreshToken()
     refresh[USERNAME_CLAIM] = user.username
+    refresh[SESSION_CLAIM] = secrets.token_hex(16)
     refresh[PASSWORD_CLAIM] = user.get_session_auth_hash()
     return str(refresh.access_token), str(refresh)
 
@@ -33,12 +39,21 @@ def renew(refresh_token: str) -> tuple[str, User]:
     return str(refresh.access_token), user
 
 
-def revoke(refresh_token: str, *, username: str) -> None:
-    """Blacklist a refresh token of this user; raises AuthenticationFailed for any other."""
+def session_of(refresh_token: str, *, username: str) -> str:
+    """The session of this user's refresh token; raises AuthenticationFailed for any other token."""
     refresh = _read_refresh_token(refresh_token)
-    if refresh.get(USERNAME_CLAIM) != username:
+    user = _user_of(refresh)
+    if user is None or user.username != username:
         raise _invalid()
-    refresh.blacklist()
+    return str(refresh[SESSION_CLAIM])
+
+
+def end_session(session_id: str) -> None:
+    """End a sign-in: its refresh token at once, its access tokens within a second in every process."""
+    now = timezone.now()
+    EndedSession.objects.filter(expires_at__lt=now).delete()
+    EndedSession.objects.update_or_create(id=session_id, defaults={"expires_at": now + RefreshToken.lifetime})
+    announce_change()
 
 
 def read_access_token(token: str) -> tuple[Caller, datetime] | None:
@@ -48,12 +63,18 @@ def read_access_token(token: str) -> tuple[Caller, datetime] | None:
     except TokenError:
         return None
     user = _user_of(access)
-    return (caller_of(user), datetime.fromtimestamp(access["exp"], UTC)) if user else None
+    if user is None:
+        return None
+    return caller_of(user, str(access[SESSION_CLAIM])), datetime.fromtimestamp(access["exp"], UTC)
 
 
-def caller_of(user: User) -> Caller:
+def caller_of(user: User, session_id: str = "") -> Caller:
     return Caller(
-        identity=f"user:{user.username}", permissions=user.permissions, user_id=user.pk, username=user.username
+        identity=f"user:{user.username}",
+        permissions=user.permissions,
+        user_id=user.pk,
+        username=user.username,
+        session_id=session_id,
     )
 
 
@@ -65,11 +86,14 @@ def _read_refresh_token(token: str) -> RefreshToken:
 
 
 def _user_of(token: AccessToken | RefreshToken) -> User | None:
+    """The token's user, if they may still sign in, have the same password, and have not ended the session."""
     user = User.objects.filter(username=str(token.get(USERNAME_CLAIM, "")), is_active=True).first()
-    if user is None:
+    session_id = str(token.get(SESSION_CLAIM, ""))
+    if user is None or not session_id:
         return None
-    claimed = str(token.get(PASSWORD_CLAIM, ""))
-    return user if hmac.compare_digest(claimed, user.get_session_auth_hash()) else None
+    if not hmac.compare_digest(str(token.get(PASSWORD_CLAIM, "")), user.get_session_auth_hash()):
+        return None
+    return None if EndedSession.objects.filter(id=session_id).exists() else user
 
 
 def _invalid() -> AuthenticationFailed:

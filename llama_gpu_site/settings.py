@@ -103,7 +103,6 @@ INSTALLED_APPS = [
     "inference",
     "monitoring",
     "rest_framework",
-    "rest_framework_simplejwt.token_blacklist",
     "drf_spectacular",
     "drf_spectacular_sidecar",
     "channels",
@@ -146,6 +145,15 @@ PASSWORD_HASHERS = [
     "django.contrib.auth.hashers.Argon2PasswordHasher",
     "django.contrib.auth.hashers.PBKDF2PasswordHasher",
 ]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}", "OPTIONS": options}
+    for name, options in (
+        ("UserAttributeSimilarityValidator", {"user_attributes": ("username", "email")}),
+        ("MinimumLengthValidator", {"min_length": 10}),
+        ("CommonPasswordValidator", {}),
+        ("NumericPasswordValidator", {}),
+    )
+]
 CHANNEL_LAYERS = {
     "default": {
         "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
@@ -175,7 +183,7 @@ SPECTACULAR_SETTINGS = {
     "VERSION": API_VERSION,
     "DESCRIPTION": "Shared, governed inference for LLaMA-family models.",
     "SCHEMA_PATH_PREFIX": "/api/v1",
-    "TAGS": [{"name": name} for name in ("Inference", "Models", "Authentication", "Health")],
+    "TAGS": [{"name": name} for name in ("Inference", "Models", "Authentication", "Users", "Keys", "Audit", "Health")],
     # Not the usual hook: choices stay where they are used, since shared enum components would clash.
     "POSTPROCESSING_HOOKS": ["common.json_schema.as_openapi_3_0"],
     "APPEND_COMPONENTS": {

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from accounts.caller import Permission
+from accounts.keys import create_api_key
 from accounts.models import User
 
 ObjectMaker = Callable[[User], dict[str, str]]
@@ -32,6 +33,11 @@ class Row:
 SHARED = "shared"
 OPEN = Row(None)
 
+
+def a_key_of(user: User) -> dict[str, str]:
+    return {"key_id": str(create_api_key(owner=user, name="an object")[0].pk)}
+
+
 MATRIX: dict[str, Row] = {
     # accounts
     "POST /api/v1/auth/login": OPEN,
@@ -39,6 +45,20 @@ MATRIX: dict[str, Row] = {
     "POST /api/v1/auth/logout": Row("read"),
     "GET /api/v1/auth/me": Row("read"),
     "GET /api/v1/usage": Row("read"),
+    "POST /api/v1/auth/password": Row("read"),
+    "GET /api/v1/users": Row("admin"),
+    "POST /api/v1/users": Row("admin"),
+    "GET /api/v1/users/{username}": Row("admin", objects=SHARED),
+    "PATCH /api/v1/users/{username}": Row("admin", objects=SHARED),
+    "DELETE /api/v1/users/{username}": Row("admin", objects=SHARED),
+    "PUT /api/v1/users/{username}/password": Row("admin", objects=SHARED),
+    "GET /api/v1/keys": Row("read"),
+    "POST /api/v1/keys": Row("read"),
+    "GET /api/v1/keys/{key_id}": Row("read", objects=a_key_of),
+    "PATCH /api/v1/keys/{key_id}": Row("read", objects=a_key_of),
+    "DELETE /api/v1/keys/{key_id}": Row("read", objects=a_key_of),
+    "POST /api/v1/keys/{key_id}/rotate": Row("read", objects=a_key_of),
+    "GET /api/v1/audit": Row("admin"),
     # inference
     "POST /api/v1/infer": Row("write"),
     "POST /api/v1/batch_infer": Row("write"),

@@ -3,8 +3,8 @@ from asgiref.sync import sync_to_async
 from django.test import AsyncClient
 from pytest_django import Settings
 
+from accounts.keys import create_api_key
 from accounts.models import Role, User
-from accounts.services import create_api_key
 
 PASSWORD = "correct horse battery"
 

@@ -2,8 +2,9 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
+from accounts.keys import create_api_key
 from accounts.models import ApiKey, Role, User
-from accounts.services import create_api_key, ensure_administrator
+from accounts.services import ensure_administrator
 from models_mgmt.services import ensure_model
 
 pytestmark = pytest.mark.django_db

@@ -2,15 +2,23 @@ import time
 from datetime import timedelta
 
 import pytest
+from asgiref.sync import sync_to_async
+from django.db import OperationalError
 from django.http import HttpResponse
 from django.test import AsyncClient
 from django.utils import timezone
 from pytest_django import Settings
 
 from accounts import tokens
-from accounts.credentials import REMEMBERED_SECONDS, forget_callers
+from accounts.audit import SERVER
+from accounts.credentials import REMEMBERED_SECONDS, _look_up, forget_callers, identify
+from accounts.freshness import CHECK_SECONDS, forget_mark
+from accounts.keys import revoke_api_key
 from accounts.models import ApiKey, Role
+from common.redis import async_redis
+from common.redis import key as redis_key
 from tests.accounts.conftest import bearer, make_key, make_user
+from tests.conftest import free_port
 
 pytestmark = pytest.mark.django_db(transaction=True)
 PROBE = "/api/v1/probe"
@@ -86,17 +94,74 @@ async def test_a_disabled_owners_keys_and_tokens_open_nothing(probe: AsyncClient
         assert (await probe.get(PROBE, headers=bearer(credential))).status_code == 401
 
 
-async def test_what_is_remembered_is_forgotten_within_a_second(
+async def test_a_known_key_costs_no_query_until_something_changes(
+    probe: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_ups = []
+    monkeypatch.setattr("accounts.credentials._look_up", lambda key: (look_ups.append(key), _look_up(key))[1])
+    key = await make_key()
+    for _ in range(5):
+        assert (await probe.get(PROBE, headers=bearer(key))).status_code == 200
+    assert len(look_ups) == 1
+    row = await ApiKey.objects.select_related("owner").aget()
+    await sync_to_async(revoke_api_key)(key=row, actor=SERVER)
+    assert (await probe.get(PROBE, headers=bearer(key))).status_code == 401
+    assert len(look_ups) == 2
+
+
+async def test_what_another_process_changed_is_noticed_within_a_second(
     probe: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = await make_key()
     assert (await probe.get(PROBE, headers=bearer(key))).status_code == 200
     await ApiKey.objects.aupdate(revoked_at=timezone.now())
+    await async_redis().set(redis_key("accounts", "mark"), "another")
+    now = time.monotonic() + CHECK_SECONDS
+    monkeypatch.setattr("accounts.freshness.time.monotonic", lambda: now)
+    assert (await probe.get(PROBE, headers=bearer(key))).status_code == 401
+    assert CHECK_SECONDS < 1
+
+
+async def test_what_nobody_announced_is_noticed_after_a_while(
+    probe: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = await make_key()
     assert (await probe.get(PROBE, headers=bearer(key))).status_code == 200
+    await ApiKey.objects.aupdate(revoked_at=timezone.now())
     now = time.monotonic() + REMEMBERED_SECONDS
     monkeypatch.setattr("common.short_memory.time.monotonic", lambda: now)
     assert (await probe.get(PROBE, headers=bearer(key))).status_code == 401
-    assert REMEMBERED_SECONDS <= 1
+
+
+async def test_nothing_remembered_counts_without_redis(probe: AsyncClient, settings: Settings) -> None:
+    key = await make_key()
+    assert await identify(key) is not None
+    await ApiKey.objects.aupdate(revoked_at=timezone.now())
+    settings.REDIS_URL = f"redis://127.0.0.1:{free_port()}/0"
+    forget_mark()
+    assert await identify(key) is None
+
+
+async def test_a_change_stands_also_when_it_cannot_be_announced(
+    probe: AsyncClient, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    await make_key()
+    settings.REDIS_URL = f"redis://127.0.0.1:{free_port()}/0"
+    await sync_to_async(revoke_api_key)(key=await ApiKey.objects.aget(), actor=SERVER)
+    assert (await ApiKey.objects.aget()).state == ApiKey.State.REVOKED
+    assert "could not be announced" in caplog.text
+
+
+async def test_a_database_too_busy_to_note_a_use_refuses_nobody(
+    probe: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = await make_key()
+
+    def locked(*args: object, **fields: object) -> int:
+        raise OperationalError("database is locked")
+
+    monkeypatch.setattr("django.db.models.query.QuerySet.update", locked)
+    assert (await probe.get(PROBE, headers=bearer(key))).status_code == 200
 
 
 async def test_a_remembered_key_ends_when_it_expires(probe: AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,5 @@
 import json
+import re
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ def routes(patterns: list[Any], start: str = "/") -> set[str]:
             found |= routes(entry.url_patterns, start + str(entry.pattern))
         elif isinstance(entry, URLPattern):
             found.add(start + str(entry.pattern))
-    return {route.replace("<str:", "{").replace(">", "}") for route in found}
+    return {re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", route) for route in found}
 
 
 def test_the_generator_has_nothing_to_warn_of() -> None:

@@ -1,0 +1,64 @@
+"""How every process learns within a second that users or keys have changed.
+
+Each change puts a new random mark into Redis. A process that remembers callers reads the mark at most CHECK_SECONDS
+before it believes its memory, and disbelieves what it learned under another mark. While Redis doesn't answer, nothing
+remembered counts.
+"""
+
+import logging
+import secrets
+import time
+from typing import cast
+
+from django.db import transaction
+from redis.exceptions import RedisError
+
+from common.redis import async_redis, key, sync_redis
+
+logger = logging.getLogger(__name__)
+CHECK_SECONDS = 0.5
+
+
+class _LastRead:
+    """The mark as this process last read it, and when."""
+
+    mark = b""
+    at = float("-inf")
+
+
+_last_read = _LastRead()
+
+
+def announce_change() -> None:
+    """Tell all processes to look their callers up again, once the running transaction is committed."""
+    transaction.on_commit(_renew_mark)
+
+
+async def current_mark() -> bytes | None:
+    """The mark, as it was at most CHECK_SECONDS ago; None while Redis cannot be asked."""
+    asked_at = time.monotonic()
+    if asked_at - _last_read.at >= CHECK_SECONDS:
+        try:
+            mark = cast("bytes | None", await async_redis().get(_key())) or b""
+        except RedisError:
+            return None
+        _last_read.mark, _last_read.at = mark, asked_at
+    return _last_read.mark
+
+
+def forget_mark() -> None:
+    """Read it anew at the next question."""
+    _last_read.at = float("-inf")
+
+
+def _renew_mark() -> None:
+    forget_mark()
+    try:
+        sync_redis().set(_key(), secrets.token_hex(8))
+    except RedisError as error:
+        # The change stands. Without Redis no request is let in; when it is back, memories are a few seconds old.
+        logger.error("A change to users or keys could not be announced: %s", type(error).__name__)
+
+
+def _key() -> str:
+    return key("accounts", "mark")
