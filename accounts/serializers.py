@@ -29,7 +29,7 @@ class PermissionsField(serializers.ListField):
     child = serializers.ChoiceField(choices=LEVELS)
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(allow_empty=False, max_length=len(LEVELS), **options)
+        super().__init__(allow_empty=False, **options)
 
     def to_internal_value(self, data: Any) -> Any:
         return max(super().to_internal_value(data), key=LEVELS.index)

@@ -28,8 +28,8 @@ def make_keys(server: RunningServer, *wanted: dict[str, Any]) -> list[str]:
 
 
 def _make(description: dict[str, Any]) -> str:
+    from accounts.keys import create_api_key
     from accounts.models import ApiKey, Role, User
-    from accounts.services import create_api_key
 
     fields = {"permission": "write", "name": "test", **description}
     name = fields.pop("owner", "operator")

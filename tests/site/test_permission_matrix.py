@@ -1,7 +1,7 @@
 """Every endpoint of the live URL map, with every kind of credential."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
