@@ -141,6 +141,14 @@ class InferenceFailed(ApiError):
     default_message = "The inference failed."
 
 
+class ContentBlocked(ApiError):
+    """A plugin has stopped the answer."""
+
+    code = "CONTENT_BLOCKED"
+    status = 422
+    default_message = "The answer was blocked by a filter of this server."
+
+
 class PluginLoadFailed(ApiError):
     code = "PLUGIN_LOAD_FAILED"
     default_message = "The plugin could not be loaded."
@@ -180,6 +188,7 @@ _BY_CODE: dict[str, type[ApiError]] = {
         InternalError,
         ModelLoadFailed,
         InferenceFailed,
+        ContentBlocked,
         PluginLoadFailed,
         InsufficientMemory,
         BackendUnavailable,

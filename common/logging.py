@@ -25,7 +25,7 @@ class TextFormatter(logging.Formatter):
         written_for = getattr(record, "request_id", "")
         head = f"{_moment(record)} {record.levelname:<7} {record.name}"
         line = f"{head} [{written_for}] " if written_for else f"{head} "
-        return line + _escaped(record.getMessage()) + _traceback(self, record)
+        return line + _escaped(record.getMessage() + _metadata(record)) + _traceback(self, record)
 
 
 class JSONFormatter(logging.Formatter):
@@ -38,6 +38,8 @@ class JSONFormatter(logging.Formatter):
             "component": record.name,
             "message": record.getMessage(),
         }
+        if metadata := getattr(record, "metadata", None):
+            entry["metadata"] = metadata
         if written_for := getattr(record, "request_id", ""):
             entry["request_id"] = written_for
         if traceback := _traceback(self, record):
@@ -51,6 +53,12 @@ def _moment(record: logging.LogRecord) -> str:
 
 def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
     return "\n" + formatter.formatException(record.exc_info) if record.exc_info else ""
+
+
+def _metadata(record: logging.LogRecord) -> str:
+    """What a line says beside its message (`extra={"metadata": {…}}`), such as ` (threshold 0.5)`."""
+    metadata = getattr(record, "metadata", None)
+    return f" ({', '.join(f'{name} {value}' for name, value in metadata.items())})" if metadata else ""
 
 
 def _escaped(message: str) -> str:

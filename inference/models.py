@@ -48,6 +48,9 @@ class RequestRecord(models.Model):
     prefill_time = models.FloatField(default=0.0)
     decode_time = models.FloatField(default=0.0)
     total_time = models.FloatField(default=0.0)
+    plugins = models.JSONField(
+        default=dict, blank=True, help_text="Seconds, calls and failures of each plugin that ran in it."
+    )
     created_at = models.DateTimeField()
 
     class Meta:

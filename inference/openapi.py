@@ -74,6 +74,7 @@ _ERRORS = {
         401: "AUTHENTICATION_FAILED",
         403: "PERMISSION_DENIED",
         404: "MODEL_NOT_FOUND",
+        422: "CONTENT_BLOCKED: a plugin has stopped the answer; details.plugin names it.",
         429: "RATE_LIMIT_EXCEEDED",
         500: "INFERENCE_FAILED or MODEL_LOAD_FAILED",
         503: "BACKEND_UNAVAILABLE or INSUFFICIENT_MEMORY",

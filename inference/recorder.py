@@ -57,9 +57,11 @@ class Recorder:
             prompt_tokens=entry.prompt_tokens,
             total_time=max(0.0, time.time() - job.submitted_at),
             created_at=datetime.fromtimestamp(job.submitted_at, UTC),
+            plugins=entry.plugged.run.timings() if entry.plugged is not None else {},
         )
         if isinstance(end, Failed):
             record.error_code = end.code
+            record.completion_tokens = entry.completion_tokens
         elif isinstance(end, Finished):
             cancelled = end.finish_reason == "cancelled"
             record.state = RequestRecord.State.CANCELLED if cancelled else RequestRecord.State.COMPLETED

@@ -14,8 +14,9 @@ from collections.abc import Callable
 import redis
 
 from accounts import budgets
+from common.errors import ContentBlocked
 from common.redis import sync_redis
-from engine.messages import Finished, RequestEvent
+from engine.messages import Failed, Finished, RequestEvent
 from inference import keys
 from inference.messages import Frame
 from inference.running import Running, RunningJob, RunningTable, is_end
@@ -96,7 +97,7 @@ class ReplySender:
             if is_end(event):
                 ended[job.model_id].append(entry.request_id)
                 if job.budgeted:
-                    taken[entry.request_id] = _tokens_of(event)
+                    taken[entry.request_id] = _tokens_of(entry, event)
         frames = {web_id: self._frame(web_id, events) for web_id, events in webs.items()}
         give_up = time.monotonic() + _GIVE_UP_SECONDS
         while True:
@@ -125,6 +126,9 @@ class ReplySender:
             pipe.execute()
 
 
-def _tokens_of(end: RequestEvent) -> int:
-    """What a request costs: what was read and generated; nothing if it failed."""
-    return end.prompt_tokens + end.completion_tokens if isinstance(end, Finished) else 0
+def _tokens_of(entry: Running, end: RequestEvent) -> int:
+    """What a request costs: what was read and generated; nothing if it failed, unless by what it made the model say."""
+    if isinstance(end, Finished):
+        return end.prompt_tokens + end.completion_tokens
+    is_blocked = isinstance(end, Failed) and end.code == ContentBlocked.code
+    return entry.prompt_tokens + entry.completion_tokens if is_blocked else 0

@@ -1,21 +1,28 @@
 """What a worker has taken and not ended: its jobs, and the requests in them."""
 
+import queue
 import threading
 import time
 from collections.abc import Iterable
 
 from engine.messages import Accepted, Delta, Failed, Finished, RequestEvent
 from inference.messages import Job
+from inference.plugged_in import PluggedIn
 from models_mgmt.engines import Engine
 
 
 class RunningJob:
-    """A job in work. `done` is set once the ends of all its requests have been sent."""
+    """A job in work. `done` is set once the ends of all its requests have been sent.
+
+    `inbox` takes what plugins have to filter first, and None when all is done.
+    """
 
     def __init__(self, job: Job) -> None:
         self.job = job
         self.started_at = time.time()
         self.done = threading.Event()
+        self.entries: list[Running] = []
+        self.inbox: queue.SimpleQueue[tuple[Running, RequestEvent] | None] = queue.SimpleQueue()
         self._left = len(job.requests)
         self._lock = threading.Lock()
 
@@ -24,12 +31,26 @@ class RunningJob:
             self._left -= ends
             if self._left <= 0:
                 self.done.set()
+                self.inbox.put(None)
 
 
 class Running:
-    """One request in work. `cancelled` holds the reason once somebody wants its end."""
+    """One request in work. `cancelled` holds the reason once somebody wants its end, `end` the end it came to.
 
-    __slots__ = ("cancelled", "engine", "index", "parent", "prompt_tokens", "request_id")
+    `completion_tokens` is known while plugins filter the answer.
+    """
+
+    __slots__ = (
+        "cancelled",
+        "completion_tokens",
+        "end",
+        "engine",
+        "index",
+        "parent",
+        "plugged",
+        "prompt_tokens",
+        "request_id",
+    )
 
     def __init__(self, parent: RunningJob, index: int, request_id: str) -> None:
         self.parent = parent
@@ -38,6 +59,9 @@ class Running:
         self.engine: Engine | None = None
         self.cancelled = ""
         self.prompt_tokens = 0
+        self.completion_tokens = 0
+        self.plugged: PluggedIn | None = None
+        self.end: RequestEvent | None = None
 
     def cancel(self, reason: str) -> None:
         """Ask for the end; a request that its engine doesn't have yet is checked again after it was submitted."""
@@ -57,6 +81,7 @@ class RunningTable:
         """Take a job's requests up. Raises KeyError when they are here already."""
         parent = RunningJob(job)
         entries = [Running(parent, index, request.request_id) for index, request in enumerate(job.requests)]
+        parent.entries = entries
         with self._lock:
             if any(entry.request_id in self._requests for entry in entries):
                 raise KeyError(job.job_id)
@@ -74,6 +99,8 @@ class RunningTable:
                         entry.prompt_tokens = event.prompt_tokens
                 else:
                     entry = self._requests.pop(event.request_id, None)
+                    if entry is not None:
+                        entry.end = event
                 if entry is not None:
                     pairs.append((entry, event))
         return pairs

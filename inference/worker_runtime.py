@@ -18,12 +18,14 @@ from inference import keys
 from inference.control import ControlListener
 from inference.heartbeat import Heartbeat
 from inference.messages import Job
+from inference.plugin_chain import PluginSeam
 from inference.recorder import Recorder
 from inference.replies import ReplySender
 from inference.running import Running, RunningJob, RunningTable, cancelled_end
 from models_mgmt.engines import Engine, EnginePool, LoadError, backend_of
 from models_mgmt.presence import WorkerReport, queue_name
 from models_mgmt.selectors import resolve_model
+from plugins_app.manager import PluginManager
 
 logger = logging.getLogger(__name__)
 
@@ -49,12 +51,15 @@ class WorkerRuntime:
         self._table = RunningTable()
         self._recorder = Recorder(worker=f"{host}/{device}", backend=self._report.backend)
         self._replies = ReplySender(self._report.worker_id, self._report.backend, self._table, self._recorder.put)
-        self._pool = EnginePool(device=device, on_events=self._replies.put)
+        self._plugin_manager = PluginManager()
+        self._plugins = PluginSeam(self._plugin_manager, self._replies)
+        self._pool = EnginePool(device=device, on_events=self._told)
         self._heartbeat = Heartbeat(self._table, self.report)
         self._control = ControlListener(self._report.queue, self._table)
         self._draining = threading.Event()
 
     def start(self) -> None:
+        self._plugin_manager.start()
         self._recorder.start()
         self._replies.start()
         self._control.start()
@@ -98,6 +103,7 @@ class WorkerRuntime:
                     entry.engine.abort(entry.request_id)
             self._replies.put(tuple(Failed(e.request_id, "INFERENCE_FAILED", "The worker failed.") for e in entries))
         self._wait(parent, entries)
+        self._plugins.finish(entries)
 
     def drain(self) -> None:
         """Let what runs end for a while, then end it; takes no new work meanwhile. Called in a signal handler."""
@@ -111,6 +117,7 @@ class WorkerRuntime:
         self._replies.stop()
         self._recorder.stop()
         self._heartbeat.stop()
+        self._plugin_manager.stop()
 
     # ------------------------------------------------------------ one job
 
@@ -133,13 +140,16 @@ class WorkerRuntime:
         if all(entry.cancelled for entry in entries):
             self._replies.put(tuple(cancelled_end(entry) for entry in entries))
             return
+        ready = self._plugins.prepare(job, entries)
+        if not ready:
+            return
         try:
             engine = self._pool.get(job.model_id)
         except LoadError as error:
             self._replies.put(tuple(Failed(e.request_id, error.code, error.message) for e in entries))
             return
         unsent: list[RequestEvent] = []
-        for entry, request in zip(entries, job.requests, strict=True):
+        for entry, request in ready:
             if entry.cancelled:
                 unsent.append(cancelled_end(entry))
                 continue
@@ -148,6 +158,10 @@ class WorkerRuntime:
             except EngineGone:
                 unsent.append(Failed(entry.request_id, "INFERENCE_FAILED", "The engine process has ended."))
         self._replies.put(tuple(unsent))
+
+    def _told(self, events: tuple[RequestEvent, ...]) -> None:
+        """Send on what an engine tells. Called by the engines' reader threads."""
+        self._replies.put(self._plugins.passed(events))
 
     def _hand_over(self, engine: Engine, entry: Running, request: Any) -> None:
         entry.engine = engine
@@ -158,11 +172,11 @@ class WorkerRuntime:
     def _wait(self, parent: RunningJob, entries: list[Running]) -> None:
         """Wait for the ends. The web process keeps the deadline; this is for one that no longer does."""
         left = parent.job.expires_at - time.time() + _GRACE_SECONDS
-        if parent.done.wait(max(0.0, left)):
+        if self._plugins.wait(parent, left):
             return
         for entry in self._table.find(entry.request_id for entry in entries):
             entry.cancel("timeout")
-        if not parent.done.wait(_ABORT_SECONDS):
+        if not self._plugins.wait(parent, _ABORT_SECONDS):
             logger.error("the engine of %s does not answer", parent.job.model_id)
             message = "The engine did not answer in time."
             self._replies.put(tuple(Failed(entry.request_id, "INFERENCE_FAILED", message) for entry in entries))

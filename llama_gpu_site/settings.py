@@ -183,7 +183,10 @@ SPECTACULAR_SETTINGS = {
     "VERSION": API_VERSION,
     "DESCRIPTION": "Shared, governed inference for LLaMA-family models.",
     "SCHEMA_PATH_PREFIX": "/api/v1",
-    "TAGS": [{"name": name} for name in ("Inference", "Models", "Authentication", "Users", "Keys", "Audit", "Health")],
+    "TAGS": [
+        {"name": name}
+        for name in ("Inference", "Models", "Plugins", "Authentication", "Users", "Keys", "Audit", "Health")
+    ],
     # Not the usual hook: choices stay where they are used, since shared enum components would clash.
     "POSTPROCESSING_HOOKS": ["common.json_schema.as_openapi_3_0"],
     "APPEND_COMPONENTS": {

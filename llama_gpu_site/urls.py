@@ -7,6 +7,7 @@ from llama_gpu_site.documentation import ApiDocs, ApiSchema
 
 api: list[URLPattern | URLResolver] = [
     path("", include("accounts.urls")),
+    path("", include("plugins_app.urls")),
     path("", include("models_mgmt.urls")),
     path("", include("inference.urls")),
     path("docs", ApiDocs.as_view(), name="docs"),

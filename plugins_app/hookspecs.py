@@ -3,7 +3,7 @@
 This module knows neither Django nor the rest of the server, so that a plugin can be written and tested without them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -159,19 +159,20 @@ class Hooks:
     def teardown(self) -> None:
         """Called once, after the last request that began with this plugin has ended."""
 
-    @hookspec
+    @hookspec(firstresult=True)
     def request_in(self, request: Request, prompt: Prompt) -> Request | None:
         """Look at a request before the model; return one with other parameters, or None; raise Refused."""
 
-    @hookspec
+    @hookspec(firstresult=True)
     def prompt(self, request: Request, prompt: Prompt) -> Prompt | None:
         """Return another prompt, or None; raise Refused. Called after every plugin's `request_in`."""
 
-    @hookspec
-    def token_stream(self, request: Request) -> TextFilter | None:
-        """Return a filter for this answer, called with its text piece by piece (or whole, when nobody streams it)."""
+    @hookspec(firstresult=True)
+    def token_stream(self, request: Request) -> TextFilter | Sequence[TextFilter] | None:
+        """Return a filter for this answer, or several, of which each gets what the one before lets out. They are called
+        with the text piece by piece, or once with all of it when nobody streams it; never by two threads at once."""
 
-    @hookspec
+    @hookspec(firstresult=True)
     def final_text(self, request: Request, text: str) -> str | None:
         """Return another text for the whole answer, or None; raise Blocked. A stream is held back until its end for
         this. Not called for an answer that `token_stream` returned a filter for."""

@@ -66,6 +66,12 @@ MATRIX: dict[str, Row] = {
     # models
     "GET /api/v1/models": Row("read"),
     "GET /api/v1/models/{model_id}": Row("read", objects=SHARED),
+    # plugins
+    "GET /api/v1/plugins": Row("read"),
+    "GET /api/v1/plugins/{plugin_id}": Row("read", objects=SHARED),
+    "POST /api/v1/plugins/{plugin_id}/load": Row("admin", objects=SHARED),
+    "DELETE /api/v1/plugins/{plugin_id}/unload": Row("admin", objects=SHARED),
+    "PUT /api/v1/plugins/{plugin_id}/config": Row("admin", objects=SHARED),
     # documentation
     "GET /api/v1/docs": OPEN,
     "GET /api/v1/schema": OPEN,

@@ -1,0 +1,144 @@
+"""Plugins on Django's admin site: every installed one, with its state and its configuration."""
+
+import json
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils import timezone
+from django.utils.html import format_html
+
+from common.errors import ApiError
+from plugins_app.discovery import installed
+from plugins_app.hookspecs import PluginInfo
+from plugins_app.models import Plugin
+from plugins_app.selectors import new_row
+from plugins_app.services import configure_plugin, load_plugin, unload_plugin
+
+_CONFIG = ("enabled", "priority", "settings", "on_error", "slow_seconds", "max_failures", "retry_seconds")
+
+
+class PluginForm(forms.ModelForm):  # type: ignore[type-arg]  # generic in the stubs only
+    """Saves through the services, while it is validated: what they refuse is shown at its field."""
+
+    class Meta:
+        model = Plugin
+        fields = ("loaded", *_CONFIG)
+        widgets = {"settings": forms.Textarea(attrs={"rows": 14, "cols": 90, "style": "font-family: monospace"})}
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        if self.errors:
+            return cleaned
+        config = {name: cleaned[name] for name in _CONFIG}
+        try:
+            if cleaned["loaded"]:
+                known = load_plugin(plugin_id=self.instance.pk, config=config)
+            else:
+                known = configure_plugin(plugin_id=self.instance.pk, config=config)
+                unload_plugin(plugin_id=self.instance.pk)
+        except ApiError as error:
+            self._refuse(error)
+        else:
+            self.cleaned_data["settings"] = known.row.settings
+        return cleaned
+
+    def _refuse(self, error: ApiError) -> None:
+        field = str(error.details.get("field", "")).removeprefix("config.")
+        name, _, place = field.partition(".")
+        sentence = error.details.get("error") or error.message
+        message = f"{place}: {sentence}" if place else str(sentence)
+        self.add_error(name if name in self.fields else None, message)
+
+
+@admin.register(Plugin)
+class PluginAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the stubs only
+    """Plugins are installed with pip, so none is added or deleted here."""
+
+    form = PluginForm
+    list_display = ("id", "title", "version", "category", "loaded", "enabled", "priority", "on_error", "circuit_now")
+    list_filter = ("loaded", "enabled", "on_error", "circuit")
+    search_fields = ("id",)
+    actions = ("load", "unload")
+    about = ("title", "version", "category", "author", "description", "package")
+    state = ("circuit_now", "circuit_opened_at", "last_error", "last_error_at", "loaded_at", "load_time")
+    readonly_fields = ("id", *about, *state, "schema")
+    fieldsets = (
+        (None, {"fields": ("id", *about)}),
+        ("Configuration", {"fields": ("loaded", *_CONFIG)}),
+        ("State", {"fields": state}),
+        ("Settings schema", {"fields": ("schema",), "classes": ("collapse",)}),
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Plugin]:
+        """Installed plugins alone, each with a row to show."""
+        found = installed()
+        rows = (new_row(plugin) for plugin in found.values())
+        Plugin.objects.bulk_create(rows, ignore_conflicts=True)
+        return super().get_queryset(request).filter(pk__in=list(found))
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Plugin | None = None) -> bool:
+        return False
+
+    def save_model(self, request: HttpRequest, obj: Plugin, form: Any, change: bool) -> None:
+        """The form has saved it; only what the services wrote is to be shown."""
+        obj.refresh_from_db()
+
+    @admin.action(description="Load the selected plugins", permissions=["change"])
+    def load(self, request: HttpRequest, queryset: QuerySet[Plugin]) -> None:
+        for row in queryset:
+            try:
+                load_plugin(plugin_id=row.pk)
+            except ApiError as error:
+                sentence = error.details.get("error") or error.message
+                self.message_user(request, f"{row.pk}: {sentence}", messages.ERROR)
+            else:
+                self.message_user(request, f"{row.pk} is loaded.", messages.SUCCESS)
+
+    @admin.action(description="Unload the selected plugins", permissions=["change"])
+    def unload(self, request: HttpRequest, queryset: QuerySet[Plugin]) -> None:
+        for row in queryset:
+            unload_plugin(plugin_id=row.pk)
+        self.message_user(request, f"{len(queryset)} plugins are unloaded.", messages.SUCCESS)
+
+    @admin.display(description="name")
+    def title(self, row: Plugin) -> str:
+        return _info(row).name
+
+    @admin.display
+    def version(self, row: Plugin) -> str:
+        return _info(row).version
+
+    @admin.display
+    def category(self, row: Plugin) -> str:
+        return _info(row).category
+
+    @admin.display
+    def author(self, row: Plugin) -> str:
+        return _info(row).author
+
+    @admin.display
+    def description(self, row: Plugin) -> str:
+        return _info(row).description
+
+    @admin.display
+    def package(self, row: Plugin) -> str:
+        known = installed()[row.pk]
+        return f"{known.package}: {known.error}" if known.error else known.package
+
+    @admin.display(description="circuit")
+    def circuit_now(self, row: Plugin) -> str:
+        return row.circuit_state(timezone.now()).replace("_", "-")
+
+    @admin.display(description="JSON Schema")
+    def schema(self, row: Plugin) -> str:
+        return format_html("<pre>{}</pre>", json.dumps(_info(row).settings_schema, indent=2))
+
+
+def _info(row: Plugin) -> PluginInfo:
+    return installed()[row.pk].info

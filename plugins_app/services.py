@@ -1,0 +1,114 @@
+"""Loading, unloading and configuring plugins."""
+
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.db import transaction
+from django.utils import timezone
+
+from common.errors import InvalidInput, PluginLoadFailed
+from common.events import PluginError, PluginLoaded, PluginUnloaded, publish
+from plugins_app.hookspecs import InvalidSettings
+from plugins_app.loaded import LoadError, checked_settings, load
+from plugins_app.models import Plugin
+from plugins_app.notices import announce_change
+from plugins_app.selectors import KnownPlugin, find_plugin
+
+SETTINGS_FIELD = "config.settings"
+
+
+def load_plugin(*, plugin_id: str, config: Mapping[str, Any] | None = None) -> KnownPlugin:
+    """Load a plugin, with another configuration if one is given; workers follow within a second.
+
+    It is set up here first, and torn down again, so that one that can't be loaded is refused. Loaded already and given
+    no configuration, it stays as it is. Raises PluginNotFound, InvalidInput or PluginLoadFailed.
+    """
+    known = find_plugin(plugin_id)
+    if known.row.loaded and config is None and not known.row.last_error and not known.installed.error:
+        return known
+    row = _configured(known, config or {})
+    row.load_time = _tried(known, row)
+    was_loaded, row.loaded, row.loaded_at = row.loaded, True, timezone.now()
+    _save(row)
+    if not was_loaded:
+        transaction.on_commit(partial(publish, PluginLoaded(plugin_id=plugin_id, load_time=row.load_time)))
+    return KnownPlugin(known.installed, row)
+
+
+def unload_plugin(*, plugin_id: str) -> None:
+    """Take a plugin out of use; its configuration is kept, and requests that run with it end with it.
+
+    Raises PluginNotFound.
+    """
+    known = find_plugin(plugin_id)
+    if not known.row.loaded:
+        return
+    known.row.loaded = False
+    known.row.loaded_at = None
+    _save(known.row)
+    transaction.on_commit(partial(publish, PluginUnloaded(plugin_id=plugin_id)))
+
+
+def configure_plugin(*, plugin_id: str, config: Mapping[str, Any]) -> KnownPlugin:
+    """Change a plugin's configuration, loaded or not; what is left out stays, `settings` is replaced whole.
+
+    Raises PluginNotFound, InvalidInput or PluginLoadFailed.
+    """
+    known = find_plugin(plugin_id)
+    row = _configured(known, config)
+    _tried(known, row)
+    _save(row)
+    return KnownPlugin(known.installed, row)
+
+
+def _configured(known: KnownPlugin, config: Mapping[str, Any]) -> Plugin:
+    """The row with a configuration taken over and checked; not saved."""
+    row = known.row
+    for name, value in config.items():
+        setattr(row, name, value)
+    try:
+        row.clean_fields()
+    except ValidationError as error:
+        name, messages = next(iter(error.message_dict.items()))
+        raise InvalidInput(messages[0], field=f"config.{name}") from None
+    if not known.installed.error:
+        try:
+            row.settings = checked_settings(known.installed.info, row.settings)
+        except InvalidSettings as error:
+            raise _invalid(error) from None
+    return row
+
+
+def _tried(known: KnownPlugin, row: Plugin) -> float:
+    """Set the plugin up and tear it down again; returns how long the first took. Raises InvalidInput for settings that
+    it refuses, PluginLoadFailed for whatever else keeps it from being loaded."""
+    began = time.perf_counter()
+    try:
+        plugin = load(known.installed, row.settings)
+    except InvalidSettings as error:
+        raise _invalid(error) from None
+    except LoadError as error:
+        sentence = str(error)
+        Plugin.objects.filter(pk=row.id).update(last_error=sentence, last_error_at=timezone.now())
+        publish(PluginError(plugin_id=row.id, error=error.public))
+        raise PluginLoadFailed(details={"plugin": row.id, "error": sentence}) from None
+    took = time.perf_counter() - began
+    plugin.tear_down()
+    return round(took, 6)
+
+
+def _save(row: Plugin) -> None:
+    """A changed plugin begins with a clean slate."""
+    row.circuit, row.circuit_opened_at = Plugin.Circuit.CLOSED, None
+    row.last_error, row.last_error_at = "", None
+    with transaction.atomic():
+        row.save()
+        transaction.on_commit(announce_change)
+
+
+def _invalid(error: InvalidSettings) -> InvalidInput:
+    field = f"{SETTINGS_FIELD}.{error.field}" if error.field else SETTINGS_FIELD
+    return InvalidInput(error.message, field=field)
