@@ -1,13 +1,12 @@
 """Requests per window, counted exactly: one atomic step in Redis for any number of threads, processes and hosts."""
 
-import hashlib
 from dataclasses import dataclass
 
 from django.conf import settings
-from redis.exceptions import NoScriptError
 
 from accounts.caller import Caller
-from common.redis import async_redis, key
+from common.redis import key, redis_line
+from common.redis_line import Script
 
 # A window begins with its first request and ends `ARGV[2]` seconds later, on a whole second, so that every answer in it
 # tells the same end. A refused request is not counted.
@@ -26,7 +25,7 @@ local ends = now + tonumber(ARGV[2])
 if left >= 0 then ends = math.floor(now + (tonumber(time[2]) / 1000 + left) / 1000 + 0.5) end
 return {admitted, used, ends, now}
 """
-_SCRIPT_ID = hashlib.sha1(_COUNT.encode(), usedforsecurity=False).hexdigest()  # how Redis names a script it knows
+_count = Script(_COUNT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +65,7 @@ async def count_request(group: str, caller: Caller) -> Usage:
 
 async def count(name: str, *, limit: int, window: int) -> Usage:
     """Count one use of `name`, of which `limit` are admitted in each window of `window` seconds."""
-    client = async_redis()
-    arguments = (key("limit", name), limit, window)
-    try:
-        reply = await client.evalsha(_SCRIPT_ID, 1, *arguments)
-    except NoScriptError:
-        reply = await client.eval(_COUNT, 1, *arguments)
+    reply = await _count.run(redis_line(), [key("limit", name)], [limit, window])
     admitted, used, reset, now = (int(value) for value in reply)
     return Usage(
         is_admitted=bool(admitted),

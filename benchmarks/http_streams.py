@@ -37,7 +37,7 @@ class Target:
     @property
     def mark(self) -> bytes:
         """What stands before each piece of text."""
-        return b'"token": ' if self.path.startswith("/api/") else b'"content":'
+        return b'"token":' if self.path.startswith("/api/") else b'"content":'
 
     def body(self, text: str) -> dict[str, Any]:
         if self.path.startswith("/api/"):
@@ -73,7 +73,8 @@ class _Stream(asyncio.Protocol):
         if not end:
             return
         mark = self._target.mark
-        found = whole.count(mark) - whole.count(mark + b'""') - whole.count(mark + b"null")
+        empty = sum(whole.count(mark + nothing) for nothing in (b'""', b' ""', b"null"))
+        found = whole.count(mark) - empty
         if found and not self.pieces:
             self.first = time.perf_counter() - self._began
         self.pieces += found

@@ -11,11 +11,14 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from common.redis_line import RedisLine
+
 CONNECT_TIMEOUT_SECONDS = 2.0
 ANSWER_TIMEOUT_SECONDS = 5.0
 # Of each pool. Who finds all of them taken waits for one, ANSWER_TIMEOUT_SECONDS at most.
 MAX_CONNECTIONS = 64
 
+_lines: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, RedisLine]] = WeakKeyDictionary()
 _async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, redis.asyncio.Redis]] = WeakKeyDictionary()
 
 
@@ -46,8 +49,24 @@ def async_redis() -> redis.asyncio.Redis:
     return clients[url]
 
 
+def redis_line() -> RedisLine:
+    """The connection that the running event loop's coroutines share, for short commands of the request path."""
+    lines = _lines.setdefault(asyncio.get_running_loop(), {})
+    url = settings.REDIS_URL
+    if url not in lines:
+        lines[url] = new_redis_line()
+    return lines[url]
+
+
+def new_redis_line() -> RedisLine:
+    """A connection of one's own, for commands that wait, which would hold the others up."""
+    return RedisLine(settings.REDIS_URL, connect_seconds=CONNECT_TIMEOUT_SECONDS, answer_seconds=ANSWER_TIMEOUT_SECONDS)
+
+
 async def close_async_redis() -> None:
     """Close what the running event loop has opened; call it before the loop ends."""
+    for line in _lines.pop(asyncio.get_running_loop(), {}).values():
+        await line.close()
     for client in _async_clients.pop(asyncio.get_running_loop(), {}).values():
         await client.aclose()
 

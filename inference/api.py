@@ -9,6 +9,7 @@ from django.http.response import HttpResponseBase
 from rest_framework.request import Request
 
 from accounts.doors import Door
+from common.direct_body import direct_body
 from common.envelope import success, timestamp
 from common.errors import InvalidInput
 from common.request_id import request_id
@@ -31,7 +32,8 @@ class InferenceDoor(Door):
         return Origin(caller=self.caller, request_id=request_id.get(), kind=self.kind, headers=self.headers)
 
     async def _stream(self, body: InferRequest) -> StreamingHttpResponse:
-        events = await services.stream_infer(request=body, origin=self._origin())
+        response_body = direct_body(getattr(self.request._request, "scope", {}))
+        events = await services.stream_infer(request=body, origin=self._origin(), body=response_body)
         return StreamingHttpResponse(
             events,
             content_type="text/event-stream",

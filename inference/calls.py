@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 from common.errors import ApiError, from_code
 from engine.messages import Accepted, Delta, Failed, Finished, RequestEvent
@@ -13,6 +14,7 @@ class Call:
     """Takes a request's events from the gateway's reader and hands them to the one coroutine that waits for them.
 
     `worker_id` is the worker it was sent to, then the one that accepted it. Times are those of the event loop.
+    `shortcut` is offered each delta that would wake the coroutine, and says whether it took it instead.
     """
 
     __slots__ = (
@@ -28,6 +30,7 @@ class Call:
         "prompt_tokens",
         "queue",
         "request_id",
+        "shortcut",
         "submitted_at",
         "timer",
         "worker_id",
@@ -48,6 +51,7 @@ class Call:
         self.submitted_at = self._loop.time()
         self.accepted_at: float | None = None
         self.ended = False
+        self.shortcut: Callable[[Delta], bool] | None = None
         self.timer: asyncio.TimerHandle | None = None
 
     @property
@@ -64,16 +68,21 @@ class Call:
         """Queue an event; whatever comes after the end is ignored."""
         if self.ended:
             return
-        if isinstance(event, Accepted):
+        waiter = self._waiter if self._waiter is not None and not self._waiter.done() else None
+        if isinstance(event, Delta):
+            if self.shortcut is not None and waiter is not None and self.shortcut(event):
+                return
+            self._pending.append(event)
+        elif isinstance(event, Accepted):
             self.accepted_at = self._loop.time()
             self.prompt_tokens = event.prompt_tokens
         else:
             self._pending.append(event)
-            self.ended = not isinstance(event, Delta)
-            if self.ended and self.timer is not None:
+            self.ended = True
+            if self.timer is not None:
                 self.timer.cancel()
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if waiter is not None:
+            waiter.set_result(None)
 
     def fail(self, error: ApiError, *, drop: bool = False) -> None:
         """End with an error of our own; `drop` forgets what was not read yet."""

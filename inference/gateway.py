@@ -91,20 +91,12 @@ class Gateway:
         )
         calls = [self._new_call(request, job, worker, seconds) for request in requests]
         try:
-            await self._transport.enter(model_id, [call.request_id for call in calls], seconds)
-        except BackendUnavailable:  # the queue is full: nothing was entered
+            await self._transport.submit(worker.queue, job, broker_priority, seconds)
+            raise_swallowed_cancellation()
+        except BackendUnavailable:  # the queue is full: nothing was sent
             self._forget(calls)
             raise
-        except redis.RedisError as error:
-            self.close(*calls, reason="lost")
-            raise BackendUnavailable("The request could not be queued; try again.", retry_after=1) from error
-        except BaseException:
-            self.close(*calls)
-            raise
-        try:
-            await self._transport.publish(worker.queue, job, broker_priority)
-            raise_swallowed_cancellation()
-        except (redis.RedisError, BackendUnavailable) as error:  # the task may be on its way all the same
+        except redis.RedisError as error:  # the task may be on its way all the same
             self.close(*calls, reason="lost")
             raise BackendUnavailable("The request could not be queued; try again.", retry_after=1) from error
         except BaseException:  # above all a client that has gone meanwhile

@@ -10,6 +10,7 @@ from django.conf import settings
 
 from accounts import budgets
 from accounts.caller import Caller
+from common.direct_body import DirectBody
 from common.errors import ApiError, InvalidInput
 from engine.messages import Generate
 from inference.bodies import BatchRequest, InferRequest, Prompt
@@ -59,8 +60,11 @@ async def infer(*, request: InferRequest, origin: Origin) -> dict[str, Any]:
         road.close(call)
 
 
-async def stream_infer(*, request: InferRequest, origin: Origin) -> EventStream:
-    """Start one request and return its events once an engine has accepted it. Raises ApiError."""
+async def stream_infer(*, request: InferRequest, origin: Origin, body: DirectBody | None = None) -> EventStream:
+    """Start one request and return its events once an engine has accepted it. Raises ApiError.
+
+    `body` is the response's body, if its server lets us write to it.
+    """
     started_at = time.perf_counter()
     road = gateway()
     model = await aresolve_model(request.model)
@@ -71,7 +75,7 @@ async def stream_infer(*, request: InferRequest, origin: Origin) -> EventStream:
     except BaseException:
         road.close(call)
         raise
-    return EventStream(road, call, request_id=origin.request_id, started_at=started_at)
+    return EventStream(road, call, request_id=origin.request_id, started_at=started_at, body=body)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from django.conf import settings
 
+from common.direct_body import DirectBody
 from common.envelope import failure, timestamp
 from engine.messages import Delta, Failed, Finished
 from inference.calls import Call, Event, error_of
@@ -23,15 +24,20 @@ _LINE_ENDS = ((b"\xc2\x85", b"\\u0085"), (b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\
 class EventStream:
     """Yields the events of an accepted call; each chunk holds everything that has come in since the last one.
 
+    With `body`, a delta goes straight into the response's body while the client keeps up, and only the rest is yielded.
     The call is closed with the stream, also when the client leaves before the first chunk is asked for.
     """
 
-    def __init__(self, gateway: Gateway, call: Call, *, request_id: str, started_at: float) -> None:
+    def __init__(
+        self, gateway: Gateway, call: Call, *, request_id: str, started_at: float, body: DirectBody | None = None
+    ) -> None:
         self._gateway = gateway
         self._call = call
         self._request_id = request_id
         self._started_at = started_at
         self._position = 0
+        self._body = body
+        self._written = False
         self._loop = asyncio.get_running_loop()
         self._chunks = self._generate()
 
@@ -45,16 +51,28 @@ class EventStream:
 
     async def _generate(self) -> AsyncIterator[bytes]:
         try:
+            self._call.shortcut = self._write if self._body is not None else None
             ended = False
             while not ended:
+                self._written = False
                 events = await self._call.drain(settings.SSE_KEEP_ALIVE_SECONDS)
                 if events:
                     yield b"".join(map(self._line, events))
                     ended = not isinstance(events[-1], Delta)
-                else:
+                elif not self._written:
                     yield KEEP_ALIVE
         finally:
+            self._call.shortcut = None
             self._gateway.close(self._call)
+
+    def _write(self, event: Delta) -> bool:
+        """The call offers a delta only while `_generate` waits: all that came before is in the body already."""
+        body = self._body
+        if body is None or not body.is_open:
+            return False
+        body.write(self._line(event))
+        self._written = True
+        return True
 
     def _line(self, event: Event) -> bytes:
         if isinstance(event, Delta):

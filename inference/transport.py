@@ -1,30 +1,24 @@
 """The gateway's hands: Redis and the broker. Tests of the gateway put a fake in its place."""
 
-import asyncio
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, cast
 
-import kombu.exceptions
 import msgspec
-from celery import current_app
 
 from accounts import budgets
-from common.errors import BackendUnavailable
-from common.redis import async_redis
+from common.redis import async_redis, new_redis_line, redis_line
 from inference import keys
 from inference.messages import Cancel, Frame, Job, decode_frame
-from inference.queue_limit import QueueLimit
+from inference.queue_limit import enter
+from inference.task_message import broker_list, task_message
 from models_mgmt.presence import WorkerReport, alive_workers
 
 logger = logging.getLogger(__name__)
 
-TASK_NAME = "inference.tasks.generate"
 STREAM_SECONDS = 10
 _BLOCK_MS = 1000
 _READ_COUNT = 256
-_PUBLISHERS = 2
 _FIELD = b"f"
 
 
@@ -39,9 +33,7 @@ class Transport(Protocol):
 
     async def workers(self) -> list[WorkerReport]: ...
 
-    async def enter(self, model_id: str, request_ids: Sequence[str], seconds: float) -> None: ...
-
-    async def publish(self, queue: str, job: Job, priority: int) -> None: ...
+    async def submit(self, queue: str, job: Job, priority: int, seconds: float) -> None: ...
 
     async def cancel(self, queue: str, model_id: str, cancel: Cancel, seconds: float) -> None: ...
 
@@ -51,14 +43,14 @@ class Transport(Protocol):
 
 
 class RedisTransport:
-    """Reads one Redis stream, publishes Celery tasks from threads of its own, for one event loop."""
+    """Reads one Redis stream and publishes Celery tasks, for one event loop."""
 
     def __init__(self) -> None:
         self._redis = async_redis()
-        self._limit = QueueLimit(self._redis)
+        self._line = redis_line()
+        self._reader = new_redis_line()
         self._stream = ""
         self._last_id: bytes = b"0-0"
-        self._publishers = ThreadPoolExecutor(_PUBLISHERS, thread_name_prefix="publish")
 
     async def open(self, web_id: str) -> None:
         """Make this web process's stream; a worker writes to it only while it exists."""
@@ -70,12 +62,13 @@ class RedisTransport:
 
     async def read(self) -> list[Frame]:
         """The frames that have come in, in order, after waiting up to a second for one."""
-        answer = await self._redis.xread({self._stream: self._last_id}, count=_READ_COUNT, block=_BLOCK_MS)
+        command = ("XREAD", "COUNT", _READ_COUNT, "BLOCK", _BLOCK_MS, "STREAMS", self._stream, self._last_id)
+        answer = await self._reader.execute(*command, seconds=_BLOCK_MS / 1000)
         frames: list[Frame] = []
         for entries in _entries(answer):
             for entry_id, fields in entries:
                 self._last_id = entry_id
-                if (data := fields.get(_FIELD)) is not None:
+                if (data := _field(fields)) is not None:
                     try:
                         frames.append(decode_frame(data))
                     except msgspec.DecodeError:
@@ -93,16 +86,19 @@ class RedisTransport:
     async def workers(self) -> list[WorkerReport]:
         return await alive_workers()
 
-    async def enter(self, model_id: str, request_ids: Sequence[str], seconds: float) -> None:
-        """Raises BackendUnavailable when the model's queue is full."""
-        await self._limit.enter(model_id, request_ids, seconds)
+    async def submit(self, queue: str, job: Job, priority: int, seconds: float) -> None:
+        """Put a job into a device's queue, and its requests among the model's for `seconds`.
 
-    async def publish(self, queue: str, job: Job, priority: int) -> None:
-        """Put a job into a device's queue. Raises BackendUnavailable when the broker does not take it."""
-        try:
-            await asyncio.get_running_loop().run_in_executor(self._publishers, _publish, queue, job, priority)
-        except (kombu.exceptions.OperationalError, OSError) as error:
-            raise BackendUnavailable("The request could not be queued; try again.", retry_after=1) from error
+        Raises BackendUnavailable when the model's queue is full.
+        """
+        await enter(
+            self._line,
+            model_id=job.model_id,
+            request_ids=[request.request_id for request in job.requests],
+            seconds=seconds,
+            broker_list=broker_list(queue, priority),
+            message=task_message(job, queue=queue, priority=priority),
+        )
 
     async def cancel(self, queue: str, model_id: str, cancel: Cancel, seconds: float) -> None:
         """End requests wherever they are, and give their places in the queue back."""
@@ -121,28 +117,17 @@ class RedisTransport:
         return {job_id: value.decode() for job_id, value in zip(job_ids, values, strict=True) if value is not None}
 
     async def close(self) -> None:
-        self._publishers.shutdown(wait=False, cancel_futures=True)
-        await cast("Any", self._redis.delete(self._stream))
+        await self._reader.close()
+        await self._line.execute("DEL", self._stream)
 
 
-def _publish(queue: str, job: Job, priority: int) -> None:
-    current_app.send_task(
-        TASK_NAME,
-        (job.encode(),),
-        task_id=job.job_id,
-        queue=queue,
-        priority=priority,
-        ignore_result=True,
-        argsrepr="",  # else the prompt's beginning would stand in the message's headers and the worker's log
-        kwargsrepr="",
-        retry=False,
-    )
-
-
-def _entries(answer: Any) -> list[list[tuple[bytes, dict[bytes, bytes]]]]:
-    """XREAD's answer is a list of pairs in RESP2, a mapping in RESP3 (whose values have one more level)."""
+def _entries(answer: Any) -> list[list[tuple[bytes, list[bytes]]]]:
+    """XREAD's answer is a list of pairs in RESP2, a mapping in RESP3."""
     if not answer:
         return []
-    if isinstance(answer, dict):
-        return [batch for batches in answer.values() for batch in batches]
-    return [batch for _, batch in answer]
+    return list(answer.values()) if isinstance(answer, dict) else [batch for _, batch in answer]
+
+
+def _field(fields: list[bytes]) -> bytes | None:
+    """The frame among an entry's fields, a flat list of names and values."""
+    return fields[1] if fields[0] == _FIELD else None

@@ -7,9 +7,12 @@ sees one byte more than it allows and answers 413 by itself.
 """
 
 import asyncio
+import fcntl
 import functools
 import logging
 import socket
+import sys
+import termios
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -19,7 +22,10 @@ from daphne.http_protocol import HTTPFactory, WebRequest
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
+from twisted.internet.tcp import Connection
 from zope.interface import implementer
+
+from common.direct_body import EXTENSION
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +89,40 @@ class BoundedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
         super().finish()
 
 
+class ResponseBody:
+    """A response's body (common.direct_body) on Daphne's request."""
+
+    __slots__ = ("_connection", "_protocol")
+
+    def __init__(self, protocol: Any, connection: Mapping[str, Any]) -> None:
+        self._protocol = protocol
+        self._connection = connection
+
+    @property
+    def is_open(self) -> bool:
+        flow: Flow | None = self._connection.get("flow")  # there from the first message of the response on
+        return flow is not None and flow.is_open and "disconnected" not in self._connection and self._is_unfinished
+
+    def write(self, data: bytes) -> None:
+        """Past Twisted's buffer if that is empty: most parts are small and the socket takes them at once."""
+        protocol: Any = self._protocol
+        transport = protocol.channel.transport
+        if protocol.chunked and _takes_directly(transport):
+            chunk = b"%x\r\n%b\r\n" % (len(data), data)
+            try:
+                sent = transport.socket.send(chunk)
+            except OSError:  # no room, or a connection that is gone, which Twisted finds by itself
+                sent = 0
+            if sent < len(chunk):
+                transport.write(chunk[sent:])
+        else:
+            protocol.write(data)
+
+    @property
+    def _is_unfinished(self) -> bool:
+        return not self._protocol.finished and self._protocol.channel is not None
+
+
 class WebServer(daphne.server.Server):  # type: ignore[misc]  # daphne has no types
     """A Daphne server on one TCP socket, given or made."""
 
@@ -119,6 +159,11 @@ class WebServer(daphne.server.Server):  # type: ignore[misc]  # daphne has no ty
         if parse := getattr(twisted.web.http, "_parseContentType", None):
             twisted.web.http._parseContentType = functools.lru_cache(maxsize=64)(parse)
         super().run()
+
+    def create_application(self, protocol: Any, scope: dict[str, Any]) -> Any:
+        if scope["type"] == "http":
+            scope.setdefault("extensions", {})[EXTENSION] = ResponseBody(protocol, self.connections[protocol])
+        return super().create_application(protocol, scope)
 
     async def handle_reply(self, protocol: Any, message: Mapping[str, Any]) -> None:
         """Hand on what the application sends, and wait while the client does not keep up."""
@@ -200,11 +245,29 @@ class BoundedHTTPFactory(HTTPFactory):  # type: ignore[misc]  # daphne has no ty
         return protocol
 
 
+def _takes_directly(transport: Any) -> bool:
+    """Whether it is a plain TCP connection with nothing unsent."""
+    if not isinstance(transport, Connection) or transport.TLS or transport.disconnecting:
+        return False
+    return not transport.dataBuffer and not transport._tempDataBuffer
+
+
 def _application_of(connection: Mapping[str, Any]) -> "asyncio.Task[None] | None":
     return connection.get("application_instance")
 
 
-def _unsent(protocol: Any) -> tuple[int, int]:
+def _unsent(protocol: Any) -> tuple[int, int, int]:
     """Changes whenever the client took something, as long as nothing more is written."""
     transport = getattr(protocol, "transport", None)
-    return (len(getattr(transport, "dataBuffer", b"")), getattr(transport, "offset", 0))
+    buffered = len(getattr(transport, "dataBuffer", b"")), getattr(transport, "offset", 0)
+    return (*buffered, _unacknowledged(getattr(transport, "socket", None)))
+
+
+def _unacknowledged(connection: Any) -> int:
+    """Bytes in the kernel's buffer, which may be megabytes and tells of room only once a third of it is free."""
+    if connection is None or not hasattr(termios, "TIOCOUTQ"):
+        return 0
+    try:
+        return int.from_bytes(fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    except OSError:
+        return 0

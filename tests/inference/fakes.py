@@ -49,11 +49,9 @@ class FakeTransport:
     async def workers(self) -> list[WorkerReport]:
         return self.alive
 
-    async def enter(self, model_id: str, request_ids: Sequence[str], seconds: float) -> None:
+    async def submit(self, queue: str, job: Job, priority: int, seconds: float) -> None:
         if self.full:
             raise BackendUnavailable("full", retry_after=2)
-
-    async def publish(self, queue: str, job: Job, priority: int) -> None:
         if self.broken:
             raise redis.ConnectionError("gone")
         await self.jobs.put((queue, job, priority))

@@ -159,7 +159,7 @@ async def test_a_cancellation_that_a_library_swallows_is_not_lost(
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(10)
 
-    monkeypatch.setattr(transport, "enter", forgetful)
+    monkeypatch.setattr(transport, "submit", forgetful)
     submitting = asyncio.ensure_future(submit(road))
     await entered.wait()
     submitting.cancel()
@@ -263,3 +263,26 @@ async def test_bursts_are_shared_out_before_the_workers_tell_of_them(road: Gatew
     calls = [(await submit(road))[0] for _ in range(6)]
     assert sorted(call.worker_id for call in calls) == ["w1"] * 3 + ["w2"] * 3
     road.close(*calls)
+
+
+async def test_a_shortcut_takes_deltas_while_somebody_waits_and_nothing_else(
+    road: Gateway, transport: FakeTransport
+) -> None:
+    (call,) = await submit(road)
+    taken: list[str] = []
+    call.shortcut = lambda delta: not taken.append(delta.text) and delta.text != "full"  # type: ignore[func-returns-value]
+    rid = call.request_id
+    transport.tell(Accepted(rid, 3), Delta(rid, "a", 1))
+    await call.accepted()
+    await asyncio.sleep(0.01)
+
+    assert (taken, [event.text for event in await call.drain() if isinstance(event, Delta)]) == ([], ["a"])
+
+    waiting = asyncio.create_task(call.drain())
+    await asyncio.sleep(0)
+    transport.tell(Delta(rid, "b", 2), Delta(rid, "full", 3), Delta(rid, "c", 4), end(rid))
+    events = await waiting
+
+    assert taken == ["b", "full"]  # what comes after a refused one waits behind it
+    assert [event.text for event in events] == ["full", "c", "all"]
+    assert call.ended

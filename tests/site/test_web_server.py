@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.client import HTTPResponse
 from pathlib import Path
 
 import httpx
@@ -75,6 +76,7 @@ def until(condition: Callable[[], bool], *, seconds: float) -> None:
         time.sleep(0.05)
 
 
+DIRECT_FLOOD = "GET /direct-flood HTTP/1.1\nHost: localhost\n\n"
 FLOOD = "GET /flood HTTP/1.1\nHost: localhost\n\n"
 WEBSOCKET = (
     "GET /socket HTTP/1.1\nHost: localhost\nUpgrade: websocket\nConnection: Upgrade\nSec-WebSocket-Version: 13\n"
@@ -82,7 +84,7 @@ WEBSOCKET = (
 )
 
 
-@pytest.mark.parametrize("request_text", [FLOOD, WEBSOCKET], ids=["http", "websocket"])
+@pytest.mark.parametrize("request_text", [FLOOD, DIRECT_FLOOD, WEBSOCKET], ids=["http", "direct", "websocket"])
 def test_it_drops_a_client_that_takes_nothing_and_stays_small(site: Site, request_text: str) -> None:
     before = site.process.memory_info().rss
     with site.connect(request_text) as client:
@@ -104,8 +106,21 @@ def ends(client: socket.socket) -> bool:
     return True
 
 
-def test_it_keeps_a_client_that_reads_slowly(site: Site) -> None:
-    with site.connect(FLOOD) as client:
+@pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/1.0"])
+def test_parts_written_directly_keep_their_order(site: Site, version: str) -> None:
+    with socket.create_connection(("127.0.0.1", site.port), timeout=10) as client:
+        client.sendall(f"GET /mixed {version}\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        answer = HTTPResponse(client)
+        answer.begin()
+        body = answer.read()
+
+    expected = b"".join(b"%d," % number * (1 + number % 50) for number in range(600))
+    assert body == expected + b"[false, true]"
+
+
+@pytest.mark.parametrize("request_text", [FLOOD, DIRECT_FLOOD], ids=["http", "direct"])
+def test_it_keeps_a_client_that_reads_slowly(site: Site, request_text: str) -> None:
+    with site.connect(request_text) as client:
         for _ in range(12):
             time.sleep(SLOW_READER_SECONDS / 4)
             for _ in range(8):
