@@ -6,6 +6,7 @@ from pathlib import Path
 
 import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
+from huggingface_hub.constants import HF_HUB_CACHE
 
 from llama_gpu_site.environment import (
     read_bool,
@@ -27,6 +28,13 @@ API_VERSION = "1.0"
 # ---------------------------------------------------------------- where things lie
 DATA_DIR = read_path("LLAMA_GPU_DATA_DIR", BASE_DIR / "data")
 MODELS_DIR = read_path("LLAMA_GPU_MODELS_DIR", DATA_DIR / "models")
+# Folders that local models may be registered from, beside MODELS_DIR.
+MODEL_ROOTS = [Path(root).expanduser().resolve() for root in read_list("LLAMA_GPU_MODEL_ROOTS")]
+HUB_ENDPOINT = read_url("LLAMA_GPU_HUB_ENDPOINT", "https://huggingface.co", schemes=("https", "http"))
+HUB_TOKEN = read_str("LLAMA_GPU_HUB_TOKEN", "")
+# The cache that other programs on this host download to, too.
+HUB_CACHE = read_path("LLAMA_GPU_HUB_CACHE", Path(HF_HUB_CACHE))
+HUB_OFFLINE = read_bool("LLAMA_GPU_HUB_OFFLINE", default=False)
 PORT = read_int("LLAMA_GPU_PORT", 5000, minimum=1, maximum=65535)
 HOST = read_str("LLAMA_GPU_HOST", "127.0.0.1")
 DEBUG = read_bool("LLAMA_GPU_DEBUG", default=False)
@@ -294,5 +302,7 @@ LOGGING = {
         "django.request": {"level": "ERROR"},
         "django.channels.server": {"level": "WARNING"},
         "daphne": {"level": "WARNING"},
+        "httpx": {"level": "WARNING"},
+        "httpx2": {"level": "WARNING"},
     },
 }

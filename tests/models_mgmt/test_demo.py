@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from models_mgmt import demo
+from models_mgmt.conversion import CONVERSION
 from models_mgmt.demo import DemoModelError, ensure_demo_model, ensure_gguf, is_ready
 from tests.running_server import MODELS_DIR
 
@@ -19,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
     folder = tmp_path / demo.MODEL_ID
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"0123456789")
-    record = {"source": demo.GGUF_SHA256, "conversion": demo.CONVERSION, "files": {"model.safetensors": 10}}
+    record = {"source": demo.GGUF_SHA256, "conversion": CONVERSION, "files": {"model.safetensors": 10}}
     (folder / "converted.json").write_text(json.dumps(record))
     return folder
 
