@@ -209,7 +209,10 @@ def test_a_connection_that_breaks_now_and_then_does_not_matter(hub: FakeHub) -> 
     assert starts == ["", f"bytes={MIB}-", f"bytes={MIB + MIB // 2}-", f"bytes={2 * MIB + MIB // 2}-"]
 
 
-def test_a_download_that_was_stopped_goes_on_where_it_was(hub: FakeHub, tmp_path: Path) -> None:
+def test_a_download_that_was_stopped_goes_on_where_it_was(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models_mgmt.sources._REPORT_SECONDS", 0.0)
     files = {**model_files(), "tokenizer.json": os.urandom(30 * MIB)}
     hub.push(REPO, files)
     model = registered()
