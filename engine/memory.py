@@ -23,9 +23,11 @@ TWIN_LIMIT = 2 * 1024**3
 INT8_ROWS = 64
 _MIB = 1024**2
 # Measured in fresh processes with torch 2.13: the interpreter, torch, transformers and their share of libraries.
-_PROCESS = 330 * _MIB
-# A vocabulary's tokenizer, per token.
-_TOKENIZER = 900
+_PROCESS = 335 * _MIB
+# A vocabulary's tokenizer, per token; measured with 32,000 to 128,000 of them.
+_TOKENIZER = 350
+# Of a step's working memory on the CPU, what the C library keeps for the next one; the rest comes and goes.
+_KEPT = 32 * _MIB
 # Measured by nobody yet where this was written: a CUDA context with its kernels, the workspace of cuBLAS.
 CUDA_CONTEXT = 600 * _MIB
 # PagedCache gathers the keys and values of so many tokens at a time, and SDPA works on copies of them.
@@ -67,13 +69,15 @@ class Dimensions(msgspec.Struct, frozen=True):
 
 
 class MemoryPlan(msgspec.Struct, frozen=True):
-    """`twin`: whether int4 keeps dense weights beside. `kv_tokens`: how many the cache holds."""
+    """`twin`: whether int4 keeps dense weights beside. `kv_tokens`: how many the cache holds. `least`: what it takes
+    without twin and cache."""
 
     weights: int
     kv_cache: int
     overhead: int
     kv_tokens: int
     twin: bool
+    least: int
 
     @property
     def total(self) -> int:
@@ -115,7 +119,8 @@ def plan(
             twin = False
             weights = weight_bytes(model, precision, kind, twin=twin)
         blocks = max(0, min(blocks, (max_memory_bytes - weights - overhead) // per_block))
-    return MemoryPlan(weights, blocks * per_block, overhead, blocks * BLOCK_TOKENS, twin)
+    least = weight_bytes(model, precision, kind, twin=False) + overhead
+    return MemoryPlan(weights, blocks * per_block, overhead, blocks * BLOCK_TOKENS, twin, least)
 
 
 def cache_blocks(context_length: int, max_sequences: int) -> int:
@@ -170,14 +175,14 @@ def overhead_bytes(
     activations = activation_bytes(model, precision, kind, rows=prefill_chunk, max_sequences=max_sequences)
     if kind == "cuda":
         return CUDA_CONTEXT + rotary + activations
-    return _PROCESS + model.vocabulary * _TOKENIZER + rotary + activations
+    return _PROCESS + model.vocabulary * _TOKENIZER + rotary + min(activations, _KEPT)
 
 
 def activation_bytes(model: Dimensions, precision: str, kind: DeviceKind, *, rows: int, max_sequences: int) -> int:
     """The most that a step holds at once: `rows` prompt tokens in a layer, or the logits of all sequences."""
     size = activation_size(precision)
     attention = (model.heads + 2 * model.kv_heads) * model.head_dim
-    layer = rows * (model.hidden * (4 + 2 * size) + attention * (4 + size) + 3 * model.intermediate * size)
+    layer = rows * (model.hidden * (4 + size) + max(attention * (4 + size), 3 * model.intermediate * size))
     logits = max_sequences * model.vocabulary * (size + 4)
     unpacked = max(outputs * inputs for outputs, inputs in model.matrices) * size if precision == "int8" else 0
     gathered = 0

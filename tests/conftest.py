@@ -14,8 +14,9 @@ from accounts.credentials import forget_callers
 from common.redis import close_async_redis, sync_redis
 from llama_gpu_site.supervisor.instance import free_port
 from llama_gpu_site.supervisor.valkey import find_binary
+from models_mgmt.demo import ensure_demo_model
 from models_mgmt.selectors import forget_models
-from tests.running_server import RunningServer, running_server
+from tests.running_server import MODELS_DIR, RunningServer, running_server
 
 _servers = pytest.StashKey[list[RunningServer]]()
 
@@ -115,3 +116,9 @@ def _wait_until_it_answers(client: redis.Redis) -> None:
             time.sleep(0.02)
         else:
             return
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> Path:
+    """The folder of the demo model, prepared once and kept between test runs."""
+    return ensure_demo_model(models_dir=MODELS_DIR, say=print)

@@ -64,8 +64,10 @@ class Int8Linear:
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        scale = (weight.float().abs().amax(1) / 127).clamp_min(1e-8)
-        self._weight = torch.round(weight.float() / scale[:, None]).clamp(-127, 127).to(torch.int8).contiguous()
+        exact = weight.float()
+        low, high = exact.aminmax(dim=1)
+        scale = (torch.maximum(-low, high) / 127).clamp_min(1e-8)
+        self._weight = (exact / scale[:, None]).round_().clamp_(-127, 127).to(torch.int8)
         self._scale = scale.to(weight.dtype)
         self._bias = bias
         # The CPU kernel is fast with bfloat16 activations only; with float32 it is slower than no quantisation.
@@ -123,9 +125,9 @@ class Int4Linear:
 def quantise_int4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """[out, in] to q (uint8, [out, in], 0 to 15), scale and minimum (float32, [out, in / GROUP])."""
     groups = weight.float().unflatten(1, (-1, GROUP))
-    minimum, maximum = groups.amin(-1), groups.amax(-1)
+    minimum, maximum = groups.aminmax(dim=-1)
     scale = ((maximum - minimum) / 15).clamp_min(1e-8)
-    quantised = torch.round((groups - minimum[..., None]) / scale[..., None]).clamp(0, 15)
+    quantised = (groups - minimum[..., None]).div_(scale[..., None]).round_().clamp_(0, 15)
     return quantised.to(torch.uint8).flatten(1), scale, minimum
 
 

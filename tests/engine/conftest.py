@@ -33,8 +33,6 @@ from engine.runtime.loop import AbortRequest, EngineLoop, Inbox
 from engine.runtime.process import build_loop, load_runner
 from engine.runtime.runner import Runner
 from engine.runtime.sequence import Sequence
-from models_mgmt.demo import ensure_demo_model
-from tests.running_server import MODELS_DIR
 
 VOCABULARY = 320
 _SHAPE = {
@@ -186,9 +184,3 @@ class Harness:
 @pytest.fixture
 def echo() -> Harness:
     return Harness(EngineConfig(model_path="", runner="echo"))
-
-
-@pytest.fixture(scope="session")
-def demo_model() -> Path:
-    """The folder of the demo model, prepared once and kept between test runs."""
-    return ensure_demo_model(models_dir=MODELS_DIR, say=print)
