@@ -77,7 +77,8 @@ def create_api_key(
         raise PermissionDenied("Only administrators choose a tier or a token budget.", details={"required": "admin"})
     with transaction.atomic():
         row.save()
-        _record("key.created", row, actor, {field: (None, _value(row, field)) for field in CHANGEABLE})
+        given = [field for field in CHANGEABLE if not field.startswith("token_budget") or row.token_budget is not None]
+        _record("key.created", row, actor, {field: (None, _value(row, field)) for field in given})
     return row, key
 
 

@@ -1,6 +1,8 @@
 """What can be done with users, and what the first start sets up."""
 
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from django.contrib.auth.password_validation import validate_password
@@ -80,6 +82,18 @@ def set_password(*, user: User, password: str, actor: Actor, field: str = "passw
     row.save(update_fields=["password"])
     _record("user.password_set", row, actor, {})
     announce_change()
+
+
+@contextmanager
+def noting_a_new_password(*, user_id: int, actor: Actor) -> Iterator[None]:
+    """Around Django's own password pages: note and announce the change, if one is made."""
+    with transaction.atomic():
+        before = User.objects.filter(pk=user_id).values_list("password", flat=True).first()
+        yield
+        user = User.objects.filter(pk=user_id).first()
+        if user is not None and user.password != before:
+            _record("user.password_set", user, actor, {})
+            announce_change()
 
 
 @transaction.atomic

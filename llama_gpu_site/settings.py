@@ -102,10 +102,12 @@ TRUSTED_PROXIES = read_networks("LLAMA_GPU_TRUSTED_PROXIES")
 USE_TZ = True
 TIME_ZONE = "UTC"
 LANGUAGE_CODE = "en"
+USE_I18N = False  # the pages are in English
+FORMAT_MODULE_PATH = ["llama_gpu_site.formats"]
 APPEND_SLASH = True  # for pages; API paths take both forms without a redirect
 INSTALLED_APPS = [
     "llama_gpu_site",
-    "accounts",
+    "accounts.apps.AccountsConfig",
     "plugins_app",
     "models_mgmt",
     "inference",
@@ -114,7 +116,7 @@ INSTALLED_APPS = [
     "drf_spectacular",
     "drf_spectacular_sidecar",
     "channels",
-    "django.contrib.admin",
+    "accounts.apps.AdminSiteConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
