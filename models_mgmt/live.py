@@ -21,6 +21,12 @@ class LiveModel:
         return [deployment for _, deployment in self.deployments if deployment.state == "loaded"]
 
     @property
+    def places(self) -> list[str]:
+        """Where it is loaded or being loaded, as `host/device`."""
+        held = [worker for worker, deployment in self.deployments if deployment.state != "failed"]
+        return [f"{worker.host}/{worker.device}" for worker in held]
+
+    @property
     def is_loaded(self) -> bool:
         return bool(self.loaded)
 

@@ -1,5 +1,7 @@
 """What is known about models; nothing here writes."""
 
+import functools
+import operator
 import re
 
 from asgiref.sync import sync_to_async
@@ -15,12 +17,13 @@ _resolved: ShortMemory[str, Model] = ShortMemory(seconds=1.0, size=1000)
 
 
 def resolve_model(name: str | None) -> Model:
-    """The enabled model of that id; for "default", "" and None the one marked default. Raises ModelNotFound."""
+    """The enabled model of that id or alias; the default one for "default", "" and None. Raises ModelNotFound."""
     wanted = name or DEFAULT
     if wanted != DEFAULT and not re.fullmatch(ID_PATTERN, wanted):
         raise ModelNotFound
     enabled = Model.objects.filter(enabled=True)
-    model = (enabled.filter(is_default=True) if wanted == DEFAULT else enabled.filter(pk=wanted)).first()
+    named = Q(is_default=True) if wanted == DEFAULT else Q(pk=wanted) | Q(aliases__name=wanted)
+    model = enabled.filter(named).first()
     if model is None:
         raise ModelNotFound(details={"model": wanted})
     return model
@@ -41,7 +44,15 @@ def forget_models() -> None:
     _resolved.clear()
 
 
-def find_models(*, search: str = "") -> QuerySet[Model]:
-    """The enabled models whose id or name contains `search`."""
-    models = Model.objects.filter(enabled=True)
-    return models.filter(Q(id__icontains=search) | Q(name__icontains=search)) if search else models
+def find_models(*, search: str = "", type: str = "", source_kind: str = "", enabled: bool = True) -> QuerySet[Model]:  # noqa: A002
+    """The enabled models, or the disabled ones; `search` is part of an id, a name, an alias or an architecture."""
+    models = Model.objects.filter(enabled=enabled).prefetch_related("aliases")
+    if search:
+        columns = ("id", "name", "architecture", "aliases__name")
+        parts = [Q(**{f"{column}__icontains": search}) for column in columns]
+        models = models.filter(functools.reduce(operator.or_, parts)).distinct()
+    if type:
+        models = models.filter(type=type)
+    if source_kind:
+        models = models.filter(source_kind=source_kind)
+    return models

@@ -6,7 +6,9 @@ from rest_framework import serializers
 
 from common.byte_sizes import format_bytes
 from common.serializers import StrictSerializer
+from models_mgmt.facts import shape_of
 from models_mgmt.live import LiveModel
+from models_mgmt.model_roots import shown
 from models_mgmt.models import Model
 from models_mgmt.performance import Performance
 
@@ -14,7 +16,68 @@ from models_mgmt.performance import Performance
 class ModelsQuery(StrictSerializer):
     loaded = serializers.BooleanField(required=False, help_text="Only models that are loaded, or only those not.")
     search = serializers.CharField(
-        required=False, max_length=100, allow_blank=True, help_text="A part of the id or the name."
+        required=False, max_length=100, allow_blank=True, help_text="A part of an id, name, alias or architecture."
+    )
+    type = serializers.ChoiceField(choices=Model.Type.choices, required=False)
+    source_kind = serializers.ChoiceField(choices=Model.SourceKind.choices, required=False)
+    enabled = serializers.BooleanField(
+        required=False, help_text="`false` lists the disabled models; takes the permission `admin`."
+    )
+
+
+class ModelSettings(StrictSerializer):
+    """What an operator decides about a model."""
+
+    name = serializers.CharField(required=False, max_length=200, help_text="For people.")
+    type = serializers.ChoiceField(
+        choices=Model.Type.choices,
+        required=False,
+        help_text="Normally read from the files: a model with a chat template is `chat`, or `instruct` if it is "
+        "called so.",
+    )
+    default = serializers.BooleanField(required=False, help_text='Whether "default" means this model.')
+    aliases = serializers.ListField(
+        child=serializers.CharField(max_length=100),
+        required=False,
+        max_length=20,
+        help_text="Other names of it. One that another model has moves to this one at once.",
+    )
+    pinned = serializers.BooleanField(required=False, help_text="Never unload it for being idle or to make room.")
+    enabled = serializers.BooleanField(required=False, help_text="Whether requests may name it.")
+    trust_remote_code = serializers.BooleanField(
+        required=False, help_text="Run Python code that comes with the model. It can do whatever the server can."
+    )
+    allow_pickle = serializers.BooleanField(
+        required=False, help_text="Read weights stored as pickles. They can run whatever their author wrote."
+    )
+    revision = serializers.CharField(
+        required=False,
+        max_length=100,
+        allow_blank=True,
+        help_text="Branch, tag or commit of a hub's repository. The commit that it means now is kept, until it is set "
+        "again.",
+    )
+
+
+class RegisterRequest(ModelSettings):
+    """A model to add to the registry."""
+
+    source = serializers.CharField(  # type: ignore[assignment]  # a field's attribute of that name is another thing
+        max_length=500,
+        help_text="A repository of the hub (`org/name`), a GGUF file in one (`org/name/file.gguf`), a folder or GGUF "
+        "file under a model root, or `demo`.",
+    )
+    source_kind = serializers.ChoiceField(
+        choices=Model.SourceKind.choices, required=False, help_text="What the source is, where its name is not clear."
+    )
+    id = serializers.CharField(
+        required=False, max_length=100, help_text="As requests will name it; by default as its source is called."
+    )
+
+
+class DeleteQuery(StrictSerializer):
+    force = serializers.BooleanField(
+        required=False, default=False, help_text="Also a model that is loaded, which ends its requests, or the default."
     )
 
 
@@ -44,6 +107,9 @@ class ModelSummaryBody(serializers.Serializer[Any]):
     loaded = serializers.BooleanField()
     state = serializers.ChoiceField(choices=["available", "loading", "loaded", "failed"])
     default = serializers.BooleanField(help_text='Whether "default" means this model.')
+    aliases = serializers.ListField(child=serializers.CharField(), help_text="Other names of it.")
+    pinned = serializers.BooleanField()
+    enabled = serializers.BooleanField()
     capabilities = serializers.ListField(child=serializers.CharField())
     backend = serializers.CharField(required=False, help_text="While it is loaded.")
     memory_usage = serializers.CharField(required=False, help_text='Measured, such as "6.5GB"; while it is loaded.')
@@ -67,6 +133,16 @@ class ModelBody(ModelSummaryBody):
     context_length = serializers.IntegerField(allow_null=True)
     quantization = serializers.CharField(allow_null=True)
     source_kind = serializers.ChoiceField(choices=Model.SourceKind.choices)
+    source = serializers.CharField(  # type: ignore[assignment]  # as above
+        help_text="A repository, or a path under its model root."
+    )
+    revision = serializers.CharField(allow_null=True, help_text="Branch, tag or commit asked for of a repository.")
+    commit = serializers.CharField(allow_null=True, help_text="The commit that it is pinned to.")
+    stored_as = serializers.CharField(allow_null=True, help_text="Type of the stored weights: `bfloat16`, `Q4_K`, …")
+    disk_size = serializers.CharField(allow_null=True, help_text="Of the weights, as stored.")
+    disk_size_bytes = serializers.IntegerField(allow_null=True)
+    trust_remote_code = serializers.BooleanField()
+    allow_pickle = serializers.BooleanField()
     created_at = serializers.DateTimeField()
     performance = PerformanceBody()
     deployments = DeploymentBody(many=True)
@@ -84,6 +160,12 @@ class ModelResponse(serializers.Serializer[Any]):
     model = ModelBody()
 
 
+class DeletedResponse(serializers.Serializer[Any]):
+    success = serializers.BooleanField()
+    message = serializers.CharField()
+    model_id = serializers.CharField()
+
+
 def summary_body(live: LiveModel) -> dict[str, Any]:
     model = live.model
     body: dict[str, Any] = {
@@ -94,6 +176,9 @@ def summary_body(live: LiveModel) -> dict[str, Any]:
         "loaded": live.is_loaded,
         "state": live.state,
         "default": model.is_default,
+        "aliases": sorted(alias.name for alias in model.aliases.all()),
+        "pinned": model.pinned,
+        "enabled": model.enabled,
         "capabilities": model.capabilities,
     }
     if live.ready is not None:
@@ -106,6 +191,7 @@ def summary_body(live: LiveModel) -> dict[str, Any]:
 
 def detail_body(live: LiveModel, performance: Performance) -> dict[str, Any]:
     model, ready = live.model, live.ready
+    shape = shape_of(model.shape)
     return summary_body(live) | {
         "architecture": (ready.architecture if ready else model.architecture) or None,
         "parameters": ready.parameters if ready else model.parameters,
@@ -113,6 +199,14 @@ def detail_body(live: LiveModel, performance: Performance) -> dict[str, Any]:
         "context_length": ready.context_length if ready else model.context_length,
         "quantization": ready.quantization if ready else None,
         "source_kind": model.source_kind,
+        "source": shown_source(model),
+        "revision": model.revision or None,
+        "commit": model.commit or None,
+        "stored_as": (shape.gguf_type or shape.dtype) if shape else None,
+        "disk_size": format_bytes(shape.weight_bytes) if shape else None,
+        "disk_size_bytes": shape.weight_bytes if shape else None,
+        "trust_remote_code": model.trust_remote_code,
+        "allow_pickle": model.allow_pickle,
         "created_at": model.created_at,
         "performance": {
             "tokens_per_second": live.tokens_per_second or performance.tokens_per_second,
@@ -140,3 +234,9 @@ def detail_body(live: LiveModel, performance: Performance) -> dict[str, Any]:
 
 def _size(name: str, size: int) -> dict[str, Any]:
     return {name: format_bytes(size), f"{name}_bytes": size}
+
+
+def shown_source(model: Model) -> str:
+    """Where a model comes from, without where that lies on this host."""
+    is_local = model.source_kind in (Model.SourceKind.FOLDER, Model.SourceKind.GGUF)
+    return shown(model.source or model.path) if is_local and (model.source or model.path) else model.source

@@ -65,7 +65,10 @@ MATRIX: dict[str, Row] = {
     "POST /api/v1/stream_infer": Row("write"),
     # models
     "GET /api/v1/models": Row("read"),
+    "POST /api/v1/models": Row("admin"),
     "GET /api/v1/models/{model_id}": Row("read", objects=SHARED),
+    "PATCH /api/v1/models/{model_id}": Row("admin", objects=SHARED),
+    "DELETE /api/v1/models/{model_id}": Row("admin", objects=SHARED),
     # plugins
     "GET /api/v1/plugins": Row("read"),
     "GET /api/v1/plugins/{plugin_id}": Row("read", objects=SHARED),

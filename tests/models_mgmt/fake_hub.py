@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,6 +30,7 @@ class FakeHub:
         self.cuts: dict[str, list[int]] = {}
         self.damaged: set[str] = set()
         self.ignores_ranges = False
+        self.pause_seconds = 0.0
         self.url = ""
         self._files: dict[tuple[str, str], dict[str, bytes]] = {}
         self._references: dict[tuple[str, str], str] = {}
@@ -69,6 +71,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, with_body: bool) -> None:
         hub = self.hub
         hub.requests.append((self.command, self.path, self.headers.get("Range", "")))
+        time.sleep(hub.pause_seconds)
         if hub.is_down:
             self._refuse(503, "")
         elif hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}":

@@ -7,6 +7,7 @@ from django.http import HttpResponse
 from django.test import AsyncClient
 
 from engine.messages import Ready
+from models_mgmt.models import ModelAlias
 from models_mgmt.presence import DeploymentReport, WorkerReport, announce
 from models_mgmt.services import ensure_model
 from tests.accounts.conftest import bearer, make_key
@@ -51,6 +52,7 @@ async def read(clean_redis: str) -> Read:
         path="/secret/place", capabilities=["text-generation", "chat"],
     )  # fmt: skip
     await make(id="large", name="Large", size="7B", type="base", source_kind="hub", parameters=6_738_415_616)
+    await ModelAlias.objects.acreate(name="assistant", model_id="small-chat")
     loaded = DeploymentReport(model_id="small-chat", state="loaded", ready=READY, running=2, tokens_per_second=45.2)
     await sync_to_async(announce)(report(loaded))
     return partial(AsyncClient().get, headers=bearer(await make_key(permission="read")))
@@ -69,6 +71,9 @@ async def test_the_list_answers_as_documented(read: Read) -> None:
                 "loaded": False,
                 "state": "available",
                 "default": False,
+                "aliases": [],
+                "pinned": False,
+                "enabled": True,
                 "estimated_memory": "12.6GB",
                 "estimated_memory_bytes": 13_476_831_232,
                 "capabilities": ["text-generation"],
@@ -81,6 +86,9 @@ async def test_the_list_answers_as_documented(read: Read) -> None:
                 "loaded": True,
                 "state": "loaded",
                 "default": True,
+                "aliases": ["assistant"],
+                "pinned": False,
+                "enabled": True,
                 "memory_usage": "270MB",
                 "memory_usage_bytes": 283_115_520,
                 "backend": "cpu",
@@ -99,6 +107,10 @@ async def test_the_list_answers_as_documented(read: Read) -> None:
         ("?loaded=false", ["large"]),
         ("?search=SMALL", ["small-chat"]),
         ("?search=", ["large", "small-chat"]),
+        ("?search=assist", ["small-chat"]),
+        ("?type=base", ["large"]),
+        ("?source_kind=folder", ["small-chat"]),
+        ("?type=chat&source_kind=hub", []),
         ("?loaded=true&search=large", []),
     ],
 )
@@ -110,7 +122,13 @@ async def test_the_list_can_be_narrowed(read: Read, query: str, ids: list[str]) 
 
 @pytest.mark.parametrize(
     ("query", "field"),
-    [("?loaded=perhaps", "loaded"), ("?search=%00", "search"), ("?search=" + "x" * 101, "search"), ("?page=1", "page")],
+    [
+        ("?loaded=perhaps", "loaded"),
+        ("?search=%00", "search"),
+        ("?search=" + "x" * 101, "search"),
+        ("?page=1", "page"),
+        ("?type=large", "type"),
+    ],
 )
 async def test_a_bad_query_names_its_field(read: Read, query: str, field: str) -> None:
     response = await read(MODELS + query)
@@ -118,7 +136,7 @@ async def test_a_bad_query_names_its_field(read: Read, query: str, field: str) -
     assert response.json()["error"]["details"]["field"] == field
 
 
-@pytest.mark.parametrize("name", ["small-chat", "default", "small-chat/"])
+@pytest.mark.parametrize("name", ["small-chat", "default", "assistant", "small-chat/"])
 async def test_one_model_answers_as_documented(read: Read, name: str) -> None:
     response = await read(f"{MODELS}/{name}")
     model = response.json()["model"]

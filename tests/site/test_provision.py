@@ -10,17 +10,18 @@ from llama_gpu_site.supervisor.failure import StartError
 from llama_gpu_site.supervisor.provision import access_token, provision_database, provision_model
 from models_mgmt import demo
 from models_mgmt.models import Model
-from models_mgmt.services import ensure_model
+from models_mgmt.services import ensure_model, update_model
+from tests.running_server import MODELS_DIR
 
 pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture(autouse=True)
-def first_start(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing is preset, and the demo model is as good as prepared."""
+def first_start(settings: Settings) -> None:
+    """Nothing is preset, and the demo model is prepared."""
     settings.DEFAULT_MODEL, settings.DEFAULT_MODEL_IS_SET = "demo", False
     settings.ADMIN_PASSWORD = settings.API_KEY = ""
-    monkeypatch.setattr(demo, "ensure_demo_model", lambda *, models_dir, say: tmp_path)
+    settings.MODELS_DIR = MODELS_DIR
 
 
 def default_model() -> str:
@@ -59,9 +60,21 @@ def test_there_is_a_token_for_the_first_request() -> None:
     assert access_token().count(".") == 2
 
 
-def test_the_demo_model_is_the_default(tmp_path: Path) -> None:
+def test_the_demo_model_is_the_default_with_what_its_files_say() -> None:
     assert provision_model(print) == demo.MODEL_ID == default_model()
-    assert Model.objects.get().path == str(tmp_path)
+    model = Model.objects.get()
+    assert model.path == str(MODELS_DIR / demo.MODEL_ID)
+    assert (model.size, model.type, model.parameters) == ("135M", "instruct", 134_515_008)
+    assert (model.context_length, model.capabilities) == (8192, ["text-generation", "instruct"])
+
+
+def test_what_operators_set_of_it_outlives_a_restart() -> None:
+    provision_model(print)
+    update_model(demo.MODEL_ID, {"name": "Small", "pinned": True, "aliases": ["chat"]})
+    provision_model(print)
+    model = Model.objects.get()
+    assert (model.name, model.pinned) == ("Small", True)
+    assert [alias.name for alias in model.aliases.all()] == ["chat"]
 
 
 def test_echo_can_be_wanted_and_is_not_kept(settings: Settings) -> None:
