@@ -9,13 +9,13 @@ process that lost its worker. The others find nothing to do. What nobody settles
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
 
 import redis
 
 from accounts.caller import TokenBudget
 from common.errors import InvalidInput, RateLimitExceeded
-from common.redis import async_redis, key
+from common.redis import key, redis_line
+from common.redis_line import Script
 
 _SLACK_SECONDS = 60.0
 
@@ -63,6 +63,7 @@ for i, name in ipairs(KEYS) do
     end
 end
 """
+_reserve, _settle = Script(_RESERVE), Script(_SETTLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ async def reserve(key_id: int, budget: TokenBudget, tokens: Mapping[str, int], *
     names = [*_names(key_id), *map(_reservation, tokens)]
     due = int((seconds + _SLACK_SECONDS) * 1000)
     arguments = (budget.tokens, budget.window, needed, due, *tokens.values())
-    reply = await cast("Any", async_redis().eval(_RESERVE, len(names), *names, *map(str, arguments)))
+    reply = await _reserve.run(redis_line(), names, arguments)
     admitted, used, reserved, reset, now = (int(value) for value in reply)
     standing = Standing(limit=budget.tokens, used=used, reserved=reserved, reset=reset)
     if not admitted:
@@ -147,12 +148,12 @@ async def release(request_ids: list[str]) -> None:
     if request_ids:
         with contextlib.suppress(redis.RedisError):
             names = [_reservation(request_id) for request_id in request_ids]
-            await cast("Any", async_redis().eval(_SETTLE, len(names), *names, *("0" for _ in names)))
+            await _settle.run(redis_line(), names, [0] * len(names))
 
 
 async def standing(key_id: int, budget: TokenBudget) -> Standing:
     """Where a key stands now."""
-    fields = await cast("Any", async_redis().hmget(_names(key_id)[0], "used", "reserved", "ends"))
+    fields = await redis_line().execute("HMGET", _names(key_id)[0], "used", "reserved", "ends")
     used, reserved, reset = (int(value or 0) for value in fields)
     return Standing(limit=budget.tokens, used=used, reserved=reserved, reset=reset)
 

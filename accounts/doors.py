@@ -16,6 +16,7 @@ from accounts.credentials import credential_of, identify
 from accounts.limits import count_request
 from common.client_address import counted_address
 from common.errors import AuthenticationFailed, MethodNotAllowed, PermissionDenied, RateLimitExceeded
+from common.middleware import refusal_of
 
 
 class Door(APIView):
@@ -70,6 +71,8 @@ class Door(APIView):
         self.caller = caller
         if self.limit_group is not None:
             await self._count(self.limit_group)
+        if (refusal := refusal_of(request)) is not None:
+            raise refusal
         if self.permission is None:
             return
         if not is_known and (credential is not None or not caller.permissions):

@@ -1,11 +1,13 @@
 """Requests per window, counted exactly: one atomic step in Redis for any number of threads, processes and hosts."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, cast
 
 from django.conf import settings
 
 from accounts.caller import Caller
-from common.redis import key, redis_line
+from common.redis import key, redis_line, sync_redis
 from common.redis_line import Script
 
 # A window begins with its first request and ends `ARGV[2]` seconds later, on a whole second, so that every answer in it
@@ -65,7 +67,15 @@ async def count_request(group: str, caller: Caller) -> Usage:
 
 async def count(name: str, *, limit: int, window: int) -> Usage:
     """Count one use of `name`, of which `limit` are admitted in each window of `window` seconds."""
-    reply = await _count.run(redis_line(), [key("limit", name)], [limit, window])
+    return _usage(await _count.run(redis_line(), [key("limit", name)], [limit, window]), limit)
+
+
+def count_now(name: str, *, limit: int, window: int) -> Usage:
+    """`count` for a thread."""
+    return _usage(cast("Any", sync_redis()).eval(_COUNT, 1, key("limit", name), limit, window), limit)
+
+
+def _usage(reply: Iterable[int], limit: int) -> Usage:
     admitted, used, reset, now = (int(value) for value in reply)
     return Usage(
         is_admitted=bool(admitted),

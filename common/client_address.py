@@ -25,6 +25,12 @@ def client_address(request: HttpRequest) -> str:
     return str(address) if address else UNKNOWN
 
 
+def comes_from_trusted_proxy(request: HttpRequest) -> bool:
+    """Whether the peer is a proxy whose word counts."""
+    address = _parse(request.META.get("REMOTE_ADDR", ""))
+    return address is not None and _is_trusted(address)
+
+
 def counted_address(request: HttpRequest) -> str:
     """What limits count: the address, or an IPv6 client's /64 network, of which one household has 2**64 addresses."""
     text = client_address(request)

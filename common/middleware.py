@@ -11,11 +11,15 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
 from common import errors
+from common.client_address import comes_from_trusted_proxy
+from common.cors import allow_origin, preflight
 from common.envelope import ErrorResponse
 from common.request_id import is_well_formed, new_request_id, request_id
 
 API_ROOTS = ("/api/", "/v1/", "/health/", "/metrics/")
 SUPPORTED_VERSIONS = ("1", "1.0")
+# A browser that is made to show an answer of the API runs and loads nothing of it, and shows it in no other page.
+_API_POLICY = "default-src 'none'; frame-ancestors 'none'"
 _BY_STATUS: dict[int, type[errors.ApiError]] = {
     400: errors.InvalidInput,
     401: errors.AuthenticationFailed,
@@ -33,6 +37,12 @@ def is_api_path(path: str) -> bool:
     return _is_under(path, *API_ROOTS)
 
 
+def refusal_of(request: HttpRequest) -> errors.ApiError | None:
+    """Why the request can't be answered, whatever it asks for. A door counts it, then raises this."""
+    refusal: errors.ApiError | None = cast("Any", request).refusal
+    return refusal
+
+
 class ApiMiddleware:
     """Outermost: sets the request id, checks version and size, drops a trailing slash, and mends bare failures."""
 
@@ -48,36 +58,34 @@ class ApiMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         if self._is_async:
             return self._answer(request)
-        _begin(request)
-        refusal = _refusal(request)
-        return _finish(request, refusal or cast(HttpResponseBase, self.get_response(request)))
+        early = _begin(request)
+        return _finish(request, early or cast(HttpResponseBase, self.get_response(request)))
 
     async def _answer(self, request: HttpRequest) -> HttpResponseBase:
-        _begin(request)
-        refusal = _refusal(request)
-        return _finish(request, refusal or cast(HttpResponseBase, await self.get_response(request)))
+        early = _begin(request)
+        return _finish(request, early or cast(HttpResponseBase, await self.get_response(request)))
 
 
 def _is_under(path: str, *roots: str) -> bool:
     return f"{path}/".startswith(roots)
 
 
-def _begin(request: HttpRequest) -> None:
+def _begin(request: HttpRequest) -> HttpResponse | None:
+    """Prepare the request. Returns the answer to one that asks nothing of the site itself."""
+    cast("Any", request).refusal = None
     sent = request.headers.get("X-Request-ID", "")
     request_id.set(sent if is_well_formed(sent) else new_request_id())
-    if is_api_path(request.path_info):
-        request.path_info = request.path_info.rstrip("/")
-
-
-def _refusal(request: HttpRequest) -> ErrorResponse | None:
-    """The answer to a request under /api/ or its like that is wrong whatever it asks for."""
-    if not _is_under(request.path_info, "/api/", "/v1/"):
+    if "HTTP_X_FORWARDED_PROTO" in request.META and not comes_from_trusted_proxy(request):
+        del request.META["HTTP_X_FORWARDED_PROTO"]
+    if not is_api_path(request.path_info):
         return None
-    try:
-        _check(request)
-    except errors.ApiError as error:
-        return ErrorResponse(error)
-    return None
+    request.path_info = request.path_info.rstrip("/")
+    if _is_under(request.path_info, "/api/", "/v1/"):
+        try:
+            _check(request)
+        except errors.ApiError as error:
+            cast("Any", request).refusal = error
+    return preflight(request)
 
 
 def _check(request: HttpRequest) -> None:
@@ -109,14 +117,25 @@ def _body_length(request: HttpRequest) -> int:
 
 
 def _finish(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
-    is_bare = response.status_code >= 400 and not isinstance(response, ErrorResponse)
-    if is_bare and _is_under(request.path_info, "/api/"):
+    is_bare = not isinstance(response, ErrorResponse)
+    if is_bare and (refusal := refusal_of(request)) is not None:
+        response = ErrorResponse(refusal)  # no door has seen it
+    elif is_bare and response.status_code >= 400 and _is_under(request.path_info, "/api/"):
         response = _mended(response)
     if not response.streaming and "Content-Length" not in response.headers:
         response.headers["Content-Length"] = str(len(cast(HttpResponse, response).content))
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["X-Request-ID"] = request_id.get()
     response.headers["X-API-Version"] = settings.API_VERSION
+    if is_api_path(request.path_info):
+        response.headers.setdefault("Cache-Control", "no-store")
+        response.headers.setdefault("Content-Security-Policy", _API_POLICY)
+        allow_origin(request, response)
+    else:
+        response.headers.setdefault("Content-Security-Policy", settings.PAGE_POLICY)
+    if response.cookies and request.is_secure():
+        for cookie in response.cookies.values():
+            cookie["secure"] = True
     return response
 
 

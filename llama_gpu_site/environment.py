@@ -85,6 +85,17 @@ def read_networks(name: str) -> list[str]:
     return networks
 
 
+def read_origins(name: str) -> list[str]:
+    """A comma-separated list of origins such as `https://app.example.com:8443`, or `*` for all."""
+    origins = [text.lower() for text in read_list(name)]
+    for text in origins:
+        if text != "*" and not re.fullmatch(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:\d{1,5})?", text):
+            raise ImproperlyConfigured(
+                f"{name} contains {text!r}; write origins such as https://app.example.com, or * for all."
+            )
+    return origins
+
+
 def read_limits(name: str, defaults: Mapping[str, tuple[int, int, int]]) -> dict[str, tuple[int, int, int]]:
     """The defaults with the changes that a text such as `infer=2000/200,models=50/5/60` asks for."""
     limits = dict(defaults)

@@ -15,6 +15,7 @@ from llama_gpu_site.environment import (
     read_limits,
     read_list,
     read_networks,
+    read_origins,
     read_path,
     read_str,
     read_tiers,
@@ -133,6 +134,25 @@ MIDDLEWARE = [
     "common.page_middleware.PageAuthentication",
     "common.page_middleware.PageMessages",
     "common.page_middleware.PageFraming",
+]
+# ---------------------------------------------------------------- what browsers are told
+# Set where a proxy in front speaks TLS. It must be one of TRUSTED_PROXIES: of others the header is dropped.
+TLS = read_bool("LLAMA_GPU_TLS", default=False)
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = TLS
+SECURE_HSTS_SECONDS = 365 * 24 * 3600 if TLS else 0
+SESSION_COOKIE_AGE = 12 * 3600
+PAGE_POLICY = (
+    "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; object-src 'none'; "
+    "base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+)
+# Other sites whose pages may call the API.
+CORS_ORIGINS = read_origins("LLAMA_GPU_CORS_ORIGINS")
+SILENCED_SYSTEM_CHECKS = [
+    # Django's middlewares are there, as the subclasses in common.page_middleware; llama_gpu_site.checks has the rest.
+    "security.W001",
+    "security.W002",
+    "security.W003",
 ]
 TEMPLATES = [
     {

@@ -3,6 +3,7 @@
 from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path
 
+from accounts.login import throttled
 from llama_gpu_site.documentation import ApiDocs, ApiSchema
 
 api: list[URLPattern | URLResolver] = [
@@ -17,5 +18,6 @@ api: list[URLPattern | URLResolver] = [
 urlpatterns = [
     path("", include("monitoring.urls")),
     path("api/v1/", include(api)),
+    path("admin/login/", throttled(admin.site.login)),
     path("admin/", admin.site.urls),
 ]

@@ -85,4 +85,4 @@ MATRIX: dict[str, Row] = {
 }
 
 # Pages for browsers, outside the API and the admin site (which is tested address by address).
-PAGES = {"/"}
+PAGES = {"/", "/admin/login/"}

@@ -5,6 +5,7 @@ import pytest
 from django.test import AsyncClient, Client
 from pytest_django import Settings
 
+from common.redis import sync_redis
 from tests.accounts.conftest import make_key
 
 CRASH = "/api/v1/crash"
@@ -131,3 +132,43 @@ def test_the_middlewares_work_without_an_event_loop_too(client: AsyncClient) -> 
     response = Client().get("/api/v1/nothing/")
     assert response.status_code == 404
     assert json.loads(response.content)["error"]["code"] == "NOT_FOUND"
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [
+        ({"X-API-Version": "2"}, b"{}", 400),
+        ({"Host": "evil.example"}, b"{}", 400),
+        ({"Content-Length": "abc"}, b"{}", 400),
+        ({}, b" " * 2000, 413),
+        ({"Content-Type": "text/plain"}, b"{}", 415),
+    ],
+)
+async def test_what_is_refused_whatever_it_asks_for_counts_all_the_same(
+    client: AsyncClient, settings: Settings, headers: dict[str, str], body: bytes, status: int
+) -> None:
+    settings.MAX_BODY_BYTES = 1000
+    settings.RATE_LIMITS = {"infer": (2, 2, 3600)}
+    wanted = status if status != 415 else 401
+    for credential, expected in ((await make_key(), status), ("", wanted), ("a guess", wanted)):
+        sync_redis().flushdb()
+        sent = {"Content-Type": "application/json", **headers, **({"X-API-Key": credential} if credential else {})}
+        answers = [await client.post(PROBE, body, content_type=sent["Content-Type"], headers=sent) for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [expected, expected, 429]
+        assert [answer["X-RateLimit-Remaining"] for answer in answers] == ["1", "0", "0"]
+        assert "Retry-After" in answers[2].headers
+
+
+async def test_a_refusal_where_there_is_no_door_stays_one(client: AsyncClient) -> None:
+    response = await client.get("/v1/nothing", headers={"X-API-Version": "2"})
+    assert response.status_code == 400
+    assert "X-RateLimit-Limit" not in response.headers
+
+
+async def test_answers_of_the_api_are_nothing_for_browsers_to_run_show_or_keep(client: AsyncClient) -> None:
+    for path in ("/api/v1/nothing", "/api/v1/crash"):
+        response = await client.get(path)
+        assert response["X-Content-Type-Options"] == "nosniff"
+        assert response["Content-Security-Policy"] == "default-src 'none'; frame-ancestors 'none'"
+        assert response["Cache-Control"] == "no-store"

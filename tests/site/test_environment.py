@@ -12,11 +12,9 @@ from llama_gpu_site.environment import (
     read_bool,
     read_float,
     read_int,
-    read_limits,
     read_list,
     read_path,
     read_str,
-    read_tiers,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -136,29 +134,3 @@ def test_a_device_that_is_none_stops_the_start_with_one_sentence(tmp_path: Path)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "LLAMA_GPU_DEVICES contains 'gpu0'" in done.stderr
-
-
-def test_limits_change_what_they_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("X", "infer=20/0, models=5/1/60")
-    defaults = {"infer": (1, 2, 3600), "models": (3, 4, 3600), "auth": (5, 6, 3600)}
-    assert read_limits("X", defaults) == {"infer": (20, 0, 3600), "models": (5, 1, 60), "auth": (5, 6, 3600)}
-
-
-@pytest.mark.parametrize("value", ["infer", "infer=5", "infer=5/-1", "infer=5/1/0", "infer=a/b", "other=5/1"])
-def test_limits_that_can_not_be_read_are_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    monkeypatch.setenv("X", value)
-    with pytest.raises(ImproperlyConfigured, match=r"X contains .*; write group=authenticated/unauthenticated"):
-        read_limits("X", {"infer": (1, 1, 3600)})
-
-
-def test_tiers_are_changed_and_added(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("X", "premium=20/10, partner=2.5/1/first")
-    tiers = read_tiers("X", {"standard": (1, 1, False), "premium": (10, 5, True)})
-    assert tiers == {"standard": (1, 1, False), "premium": (20, 10, False), "partner": (2.5, 1, True)}
-
-
-@pytest.mark.parametrize("value", ["premium", "premium=5", "standard=2/2", "Big=1/1", "premium=1/1/last", "a=x/1"])
-def test_tiers_that_can_not_be_read_are_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    monkeypatch.setenv("X", value)
-    with pytest.raises(ImproperlyConfigured, match=r"X contains .*; write tier=factor"):
-        read_tiers("X", {"standard": (1, 1, False)})
