@@ -1,14 +1,14 @@
-"""`python -m benchmarks [engine|ttft|http|gateway …]`: measure, print tables, keep them under benchmarks/results/."""
+"""`python -m benchmarks [engine|ttft|quality|http|gateway …]`: measure, print tables, keep them under benchmarks/results/."""
 
 import argparse
 import tempfile
 from pathlib import Path
 
-from benchmarks import engine, gateway, http_streams
+from benchmarks import engine, gateway, http_streams, quality
 from benchmarks.report import RESULTS, Report
 from tests.running_server import running_server
 
-PARTS = ("engine", "ttft", "http", "gateway")
+PARTS = ("engine", "ttft", "quality", "http", "gateway")
 
 
 def main() -> None:
@@ -25,6 +25,8 @@ def main() -> None:
         engine.throughput(report, arguments.rounds)
     if "ttft" in parts:
         engine.first_token(report, arguments.rounds)
+    if "quality" in parts:
+        quality.report_on(report)
     if "http" in parts:
         http_streams.streams(report, arguments.rounds)
     if "gateway" in parts:

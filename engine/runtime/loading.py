@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,23 +71,22 @@ class Loader:
         dimensions = self._dimensions(empty, fast=True, tied=bool(tied))
         for device in self.devices:
             refuse_precision(self.precision, device, (inputs for _, inputs in dimensions.matrices))
-        weights = WeightFiles(Path(self.config.model_path), allow_pickle=self.config.allow_pickle)
-        weights.check({name: tensor.shape for name, tensor in empty.state_dict().items() if name not in tied})
         budget = self._budget(dimensions)
-        planned = budget.plan()
-        parts = budget.split(planned)
-        stage = "quantise" if self.precision in ("int8", "int4") else "read"
-        model = LlamaModel(
-            weights,
-            parts,
-            epsilon=float(self._text.rms_norm_eps),
-            tied=bool(tied),
-            dtype=self.dtype,
-            precision=self.precision,
-            twin=planned.twin,
-            progress=lambda share: self.progress(0.1 + 0.75 * share, stage),
-        )
-        weights.close()
+        with closing(WeightFiles(Path(self.config.model_path), allow_pickle=self.config.allow_pickle)) as weights:
+            weights.check({name: tensor.shape for name, tensor in empty.state_dict().items() if name not in tied})
+            planned = budget.plan()
+            parts = budget.split(planned)
+            stage = "quantise" if self.precision in ("int8", "int4") else "read"
+            model = LlamaModel(
+                weights,
+                parts,
+                epsilon=float(self._text.rms_norm_eps),
+                tied=bool(tied),
+                dtype=self.dtype,
+                precision=self.precision,
+                twin=planned.twin,
+                progress=lambda share: self.progress(0.1 + 0.75 * share, stage),
+            )
         cosine, sine = rotary_tables(type(empty.model.rotary_emb)(self._text), self.context_length)
         blocks = budget.cache_blocks(planned, parts)
         shapes = [self._attention_shape(dimensions, part) for part in parts]

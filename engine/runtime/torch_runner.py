@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from engine.runtime.model_files import read_configuration, read_tokenizer
 from engine.runtime.runner import ModelFacts, ModelLoadError, RequestRefused
 from engine.runtime.sampler import sample
 from engine.runtime.scheduler import Chunk
-from engine.runtime.warm_up import decodes, prompt
+from engine.runtime.unasked import decodes, reading
 
 logger = logging.getLogger(__name__)
 
@@ -83,12 +84,26 @@ class TorchRunner:
             tokens = iter(sample(logits, sampling))
         return [next(tokens) if chunk.samples else None for chunk in chunks]
 
+    def logits(self, tokens: list[int], *, first: int = 0, rows: int = 256) -> torch.Tensor:
+        """The scores of the next token after each of tokens[first:], float32 [tokens, vocabulary], `rows` at a time.
+
+        For measuring a loaded model that runs nothing else: it writes over the first blocks of the KV cache. Those
+        before `first` must have been read by the call before.
+        """
+        found = []
+        with torch.inference_mode():
+            for start in range(first, len(tokens), rows):
+                batch = pack(reading(tokens, start, min(rows, len(tokens) - start)), self._device)
+                every = torch.arange(batch.rows, device=self._device)
+                found.append(self._forward(replace(batch, samples=every)).float().cpu())
+        return torch.cat(found)
+
     def _warm_up(self, config: EngineConfig, parameters: int, blocks: int, context: int) -> None:
         """Run the largest steps once: kernels are chosen and working memory is taken now, not at the first request."""
         rows = min(config.prefill_chunk, context)
         if self._device.type == "cpu":
             rows = min(rows, max(BLOCK_SIZE, int(_WARM_UP_WORK / (2 * max(1, parameters)))))
-        self.step(prompt(rows))
+        self.step(reading([0] * rows))
         self.step(decodes(min(config.max_sequences, blocks)))
 
 

@@ -16,6 +16,7 @@ from engine.runtime.runner import ModelLoadError
 logger = logging.getLogger(__name__)
 
 _PICKLES = ("*.bin", "*.pt", "*.pth")
+_NO_WEIGHTS = ("training_args", "optimizer", "scheduler")  # what trainers leave beside them
 
 
 class WeightFiles:
@@ -32,7 +33,7 @@ class WeightFiles:
                     handle = safe_open(file, "pt")
                     self._where.update(dict.fromkeys(handle.keys(), handle))
             return
-        pickles = sorted(file for pattern in _PICKLES for file in folder.glob(pattern))
+        pickles = sorted(file for kind in _PICKLES for file in folder.glob(kind) if file.stem not in _NO_WEIGHTS)
         if not pickles:
             raise ModelLoadError("MODEL_LOAD_FAILED", f"there are no weights (*.safetensors) in {folder.name}")
         if not allow_pickle:
@@ -92,7 +93,8 @@ def _safetensors(folder: Path) -> list[Path]:
     """The files that the index names, else all there are."""
     index = folder / "model.safetensors.index.json"
     if not index.exists():
-        return sorted(folder.glob("*.safetensors"))
+        single = folder / "model.safetensors"
+        return [single] if single.exists() else sorted(folder.glob("*.safetensors"))
     try:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
         files = [folder / Path(name).name for name in names]

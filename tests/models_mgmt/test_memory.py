@@ -11,9 +11,9 @@ import pytest
 
 from engine.client import EngineClient, EngineStartError
 from engine.messages import EngineConfig, Ready
-from models_mgmt.inspection import ModelShape
+from models_mgmt.inspection import ModelShape, inspect
 from models_mgmt.memory import MemoryEstimate, cpu_multiplies_bf16, estimate, resolved_precision
-from tests.random_models import random_model, shape_of
+from tests.random_models import random_model
 
 MIB = 1024**2
 LLAMA_3_8B = ModelShape(
@@ -148,7 +148,8 @@ def _engine(folder: Path, **config: Any) -> Iterator[Ready]:
         client.stop()
 
 
-def _agrees(folder: Path, shape: ModelShape, **config: Any) -> None:
+def _agrees(folder: Path, **config: Any) -> None:
+    shape = inspect(folder)
     with _engine(folder, **config) as ready:
         asked = {"max_sequences": 32, "context_length": None, **config}
         expected = estimate(shape, device_kind="cpu", **asked)
@@ -157,9 +158,9 @@ def _agrees(folder: Path, shape: ModelShape, **config: Any) -> None:
         assert expected.kv_cache == ready.kv_cache_bytes
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int4"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "auto"])
 def test_the_demo_model_takes_what_was_estimated(demo_model: Path, precision: str) -> None:
-    _agrees(demo_model, shape_of(demo_model), quantization=precision)
+    _agrees(demo_model, quantization=precision)
 
 
 @pytest.mark.parametrize(
@@ -174,11 +175,11 @@ def test_the_demo_model_takes_what_was_estimated(demo_model: Path, precision: st
     ],
 )
 def test_random_models_take_what_was_estimated(made: dict[str, Path], name: str, config: dict[str, Any]) -> None:
-    _agrees(made[name], shape_of(made[name]), **config)
+    _agrees(made[name], **config)
 
 
 def test_a_cap_is_kept_by_a_smaller_cache(made: dict[str, Path]) -> None:
-    shape, folder = shape_of(made["deep"]), made["deep"]
+    shape, folder = inspect(made["deep"]), made["deep"]
     asked = {"quantization": "bf16", "max_sequences": 32}
     whole = estimate(shape, device_kind="cpu", context_length=None, **asked)
     cap = whole.total - whole.kv_cache // 2
@@ -190,7 +191,7 @@ def test_a_cap_is_kept_by_a_smaller_cache(made: dict[str, Path]) -> None:
 
 
 def test_a_cap_below_what_is_needed_is_refused_with_the_sizes_before_anything_is_read(made: dict[str, Path]) -> None:
-    shape, folder = shape_of(made["wide"]), made["wide"]
+    shape, folder = inspect(made["wide"]), made["wide"]
     least = estimate(shape, quantization="bf16", device_kind="cpu", context_length=None, max_sequences=4).least
     stages = []
     client = EngineClient(

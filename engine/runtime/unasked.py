@@ -10,17 +10,17 @@ from engine.runtime.sequence import Sequence
 _REQUEST = Generate("warm-up", SamplingParams(temperature=0.0), text="")
 
 
-def prompt(tokens: int) -> list[Chunk]:
-    """One sequence that reads a prompt of so many tokens."""
-    return [_chunk(tokens, list(range(-(-tokens // BLOCK_SIZE))))]
+def reading(tokens: list[int], start: int = 0, count: int = 0) -> list[Chunk]:
+    """One sequence that reads `count` of its tokens from `start` on; 0 for all."""
+    return [_chunk(tokens, list(range(-(-len(tokens) // BLOCK_SIZE))), start, count or len(tokens))]
 
 
 def decodes(sequences: int) -> list[Chunk]:
     """So many sequences that each run one token."""
-    return [_chunk(1, [block]) for block in range(sequences)]
+    return [_chunk([0], [block], 0, 1) for block in range(sequences)]
 
 
-def _chunk(tokens: int, blocks: list[int]) -> Chunk:
-    sequence = Sequence(_REQUEST, [0] * tokens, Detokenizer(str))
+def _chunk(tokens: list[int], blocks: list[int], start: int, count: int) -> Chunk:
+    sequence = Sequence(_REQUEST, tokens, Detokenizer(str))
     sequence.blocks = blocks
-    return Chunk(sequence, 0, tokens, samples=True)
+    return Chunk(sequence, start, count, samples=True)
