@@ -23,7 +23,7 @@ _FIELD = b"e"
 _MAX_BLOCK_SECONDS = 2.0  # well within what the client waits for an answer
 
 Channel = Literal["model_events", "plugin_events"]
-LoadStage = Literal["wait", "download", "read", "quantise", "warm up"]
+LoadStage = Literal["wait", "download", "convert", "read", "quantise", "warm up"]
 
 
 class Event(msgspec.Struct, frozen=True, tag_field="event", kw_only=True):

@@ -90,10 +90,14 @@ class Call:
             self._pending.clear()
         self.deliver(Failed(self.request_id, error.code, error.message, error.details))
 
-    async def accepted(self) -> None:
-        """Wait until an engine has taken the request. Raises ApiError when it was refused."""
+    async def accepted(self, seconds: float | None = None) -> None:
+        """Wait until an engine has taken the request, for so long at most. Raises ApiError when it was refused."""
+        deadline = None if seconds is None else self._loop.time() + seconds
         while self.accepted_at is None and not self.ended:
-            await self._wait(None)
+            left = None if deadline is None else deadline - self._loop.time()
+            if left is not None and left <= 0:
+                return
+            await self._wait(left)
         if self._pending and isinstance(first := self._pending[0], Failed):
             raise error_of(first)
 

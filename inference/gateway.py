@@ -9,7 +9,6 @@ import asyncio
 import itertools
 import logging
 import secrets
-import time
 from collections import Counter, defaultdict
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
@@ -42,6 +41,8 @@ class Gateway:
         self._calls: dict[str, Call] = {}
         self._sequences: dict[str, int] = {}
         self._workers: dict[str, WorkerReport] = {}
+        self._sent: dict[str, tuple[Job, int]] = {}
+        self._demands: dict[str, asyncio.Task[str]] = {}
         self._missing: set[str] = set()
         self._opening: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -75,7 +76,6 @@ class Gateway:
         """
         await self._open()
         worker = await self._worker_for(model_id)
-        now = time.time()
         job = Job(
             job_id=requests[0].request_id,
             request_id=request_id,
@@ -83,13 +83,14 @@ class Gateway:
             model_id=model_id,
             reply_to=self._web_id,
             requests=tuple(requests),
-            submitted_at=now,
-            expires_at=now + seconds,
+            submitted_at=self._transport.now(),
+            seconds=seconds,
             user_id=user_id,
             key_id=key_id,
             budgeted=budgeted,
         )
         calls = [self._new_call(request, job, worker, seconds) for request in requests]
+        self._sent[job.job_id] = (job, broker_priority)
         try:
             await self._transport.submit(worker.queue, job, broker_priority, seconds)
             raise_swallowed_cancellation()
@@ -152,11 +153,29 @@ class Gateway:
             except redis.RedisError as error:
                 raise BackendUnavailable("The server's queue can't be reached; try again.", retry_after=1) from error
             worker = choose(self._workers.values(), model_id, sent)
+        if worker is None and settings.AUTOLOAD:
+            worker = await self._loading_worker(model_id)
         if worker is None:
             raise BackendUnavailable(
                 "No worker can run this model now; try again later.", details={"model": model_id}, retry_after=2
             )
         return worker
+
+    async def _loading_worker(self, model_id: str) -> WorkerReport | None:
+        """Have a model loaded; all who want it at once ask for it once."""
+        demand = self._demands.get(model_id)
+        if demand is None:
+            demand = self._demands[model_id] = asyncio.create_task(self._transport.demand(model_id), name="demand")
+            demand.add_done_callback(lambda task: self._demanded(model_id, task))
+        worker_id = await asyncio.shield(demand)
+        if worker_id not in self._workers:
+            await self._refresh()
+        return self._workers.get(worker_id)
+
+    def _demanded(self, model_id: str, demand: "asyncio.Task[str]") -> None:
+        self._demands.pop(model_id, None)
+        if not demand.cancelled() and demand.exception() is not None:
+            logger.debug("the model %s can't be loaded now", model_id)  # told to all who still wait for it
 
     def _new_call(self, request: Generate, job: Job, worker: WorkerReport, seconds: float) -> Call:
         call = Call(
@@ -198,6 +217,8 @@ class Gateway:
                 continue
             if call.accepted_at is None:
                 call.worker_id, call.backend = frame.worker_id, frame.backend
+                if (worker := self._workers.get(frame.worker_id)) is not None:
+                    call.queue = worker.queue  # another one, if the request was moved
             if call.is_full and isinstance(event, Delta):
                 self._fail(call, InferenceFailed("The client reads too slowly."), reason="slow_reader", drop=True)
             else:
@@ -221,6 +242,7 @@ class Gateway:
             if call.timer is not None:
                 call.timer.cancel()
             self._calls.pop(call.request_id, None)
+            self._sent.pop(call.job_id, None)
 
     def _cancel(self, calls: Iterable[Call], reason: str) -> None:
         """Tell the workers, without waiting for it."""
@@ -268,12 +290,37 @@ class Gateway:
         calls = [call for call in self._calls.values() if call.worker_id in lost and not call.ended]
         waiting = sorted({call.job_id for call in calls if call.accepted_at is None})
         claims = await self._transport.claims(waiting) if waiting else {}
+        begun = {call.job_id for call in calls if call.accepted_at is not None}
+        unbegun: dict[str, list[Call]] = defaultdict(list)
         for call in calls:
             claimed_by = claims.get(call.job_id, "")
             if call.accepted_at is None and claimed_by in self._workers:
                 call.worker_id = claimed_by  # its successor has taken it from the queue
+            elif call.job_id not in begun and not claimed_by:
+                unbegun[call.job_id].append(call)
             else:
                 self._fail(call, InferenceFailed("The worker that ran this request was lost."), reason="lost")
+        for job_id, waiting_calls in unbegun.items():
+            self._spawn(self._move(job_id, waiting_calls), "move")
+
+    async def _move(self, job_id: str, calls: Sequence[Call]) -> None:
+        """Send a job that nobody has begun to another worker. Whoever claims it first runs it: it never runs twice."""
+        lost: ApiError = InferenceFailed("The worker that this request waited for was lost.")
+        try:
+            job, priority = self._sent[job_id]
+            worker = await self._worker_for(job.model_id)
+            for call in calls:
+                call.worker_id, call.queue = worker.worker_id, worker.queue
+            await self._transport.submit(worker.queue, job, priority, job.seconds)
+        except (redis.RedisError, KeyError):
+            pass
+        except ApiError as error:
+            lost = error
+        else:
+            logger.info("job %s was moved to %s", job_id, worker.queue)
+            return
+        for call in calls:
+            self._fail(call, lost, reason="lost")
 
 
 _gateways: WeakKeyDictionary[asyncio.AbstractEventLoop, Gateway] = WeakKeyDictionary()

@@ -40,7 +40,7 @@ class Heartbeat:
         self._due.set()
         self._thread.join(2.0)
         try:
-            withdraw(self._report().worker_id)
+            withdraw(self._report())
         except redis.RedisError as error:
             logger.warning("the worker could not sign off: %s", error)
 

@@ -13,8 +13,9 @@ class Job(msgspec.Struct, frozen=True):
     """One Celery task: one or more requests for one model that share a deadline.
 
     Each of `requests` has an id of its own, unique beyond this job: the public `request_id`, which clients may choose
-    and repeat, `~`, and the gateway's number. `reply_to` is the web process that waits. Times are Unix seconds.
-    `budgeted`: tokens are reserved for each request, to be settled at its end.
+    and repeat, `~`, and the gateway's number. `reply_to` is the web process that waits. `submitted_at` is Redis' time
+    in Unix seconds, since the clocks of hosts differ, `seconds` how long it may take from then on. `budgeted`: tokens
+    are reserved for each request, to be settled at its end.
     """
 
     job_id: str
@@ -24,7 +25,7 @@ class Job(msgspec.Struct, frozen=True):
     reply_to: str
     requests: tuple[Generate, ...]
     submitted_at: float
-    expires_at: float
+    seconds: float
     user_id: int | None = None
     key_id: int | None = None
     budgeted: bool = False

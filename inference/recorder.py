@@ -55,7 +55,7 @@ class Recorder:
             backend=self._backend,
             worker=self._worker,
             prompt_tokens=entry.prompt_tokens,
-            total_time=max(0.0, time.time() - job.submitted_at),
+            total_time=entry.parent.age,
             created_at=datetime.fromtimestamp(job.submitted_at, UTC),
             plugins=entry.plugged.run.timings() if entry.plugged is not None else {},
         )

@@ -14,17 +14,32 @@ from models_mgmt.engines import Engine
 class RunningJob:
     """A job in work. `done` is set once the ends of all its requests have been sent.
 
+    The job's times are Redis' time; from when it was begun, this host's steady clock goes on from there.
     `inbox` takes what plugins have to filter first, and None when all is done.
     """
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.started_at = time.time()
         self.done = threading.Event()
         self.entries: list[Running] = []
         self.inbox: queue.SimpleQueue[tuple[Running, RequestEvent] | None] = queue.SimpleQueue()
+        self._submitted = time.monotonic()
         self._left = len(job.requests)
         self._lock = threading.Lock()
+
+    def began(self, now: float) -> None:
+        """Take the time: `now` is Redis'."""
+        self._submitted = time.monotonic() - max(0.0, now - self.job.submitted_at)
+
+    @property
+    def age(self) -> float:
+        """Seconds since the job was submitted."""
+        return time.monotonic() - self._submitted
+
+    @property
+    def seconds_left(self) -> float:
+        """Until its deadline; below 0 after it."""
+        return self.job.seconds - self.age
 
     def count_sent(self, ends: int) -> None:
         with self._lock:

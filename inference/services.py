@@ -63,6 +63,7 @@ async def infer(*, request: InferRequest, origin: Origin) -> dict[str, Any]:
 async def stream_infer(*, request: InferRequest, origin: Origin, body: DirectBody | None = None) -> EventStream:
     """Start one request and return its events once an engine has accepted it. Raises ApiError.
 
+    What takes longer, above all a model that is loaded for it, is waited for in the stream, which is kept alive.
     `body` is the response's body, if its server lets us write to it.
     """
     started_at = time.perf_counter()
@@ -71,7 +72,7 @@ async def stream_infer(*, request: InferRequest, origin: Origin, body: DirectBod
     check_fits(model, request.prompt)
     (call,) = await _submit(road, model, [request.prompt], origin, seconds=request.seconds, stream=True)
     try:
-        await call.accepted()
+        await call.accepted(settings.SSE_KEEP_ALIVE_SECONDS)
     except BaseException:
         road.close(call)
         raise

@@ -22,7 +22,7 @@ _LINE_ENDS = ((b"\xc2\x85", b"\\u0085"), (b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\
 
 
 class EventStream:
-    """Yields the events of an accepted call; each chunk holds everything that has come in since the last one.
+    """Yields the events of a call; each chunk holds everything that has come in since the last one.
 
     With `body`, a delta goes straight into the response's body while the client keeps up, and only the rest is yielded.
     The call is closed with the stream, also when the client leaves before the first chunk is asked for.

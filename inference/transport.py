@@ -1,6 +1,7 @@
 """The gateway's hands: Redis and the broker. Tests of the gateway put a fake in its place."""
 
 import logging
+import time
 from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
@@ -12,6 +13,7 @@ from inference import keys
 from inference.messages import Cancel, Frame, Job, decode_frame
 from inference.queue_limit import enter
 from inference.task_message import broker_list, task_message
+from models_mgmt import deployments
 from models_mgmt.presence import WorkerReport, alive_workers
 
 logger = logging.getLogger(__name__)
@@ -33,6 +35,10 @@ class Transport(Protocol):
 
     async def workers(self) -> list[WorkerReport]: ...
 
+    def now(self) -> float: ...
+
+    async def demand(self, model_id: str) -> str: ...
+
     async def submit(self, queue: str, job: Job, priority: int, seconds: float) -> None: ...
 
     async def cancel(self, queue: str, model_id: str, cancel: Cancel, seconds: float) -> None: ...
@@ -51,6 +57,7 @@ class RedisTransport:
         self._reader = new_redis_line()
         self._stream = ""
         self._last_id: bytes = b"0-0"
+        self._ahead = 0.0
 
     async def open(self, web_id: str) -> None:
         """Make this web process's stream; a worker writes to it only while it exists."""
@@ -58,7 +65,9 @@ class RedisTransport:
         async with self._redis.pipeline(transaction=False) as pipe:
             pipe.xadd(self._stream, {b"opened": b"1"})
             pipe.expire(self._stream, STREAM_SECONDS)
-            await pipe.execute()
+            pipe.time()
+            *_, answer = await pipe.execute()
+        self._set_clock(answer)
 
     async def read(self) -> list[Frame]:
         """The frames that have come in, in order, after waiting up to a second for one."""
@@ -80,8 +89,21 @@ class RedisTransport:
         async with self._redis.pipeline(transaction=False) as pipe:
             pipe.expire(self._stream, STREAM_SECONDS)
             pipe.xtrim(self._stream, minid=self._last_id, approximate=True)
-            kept, _ = await pipe.execute()
+            pipe.time()
+            kept, _, answer = await pipe.execute()
+        self._set_clock(answer)
         return bool(kept)
+
+    def now(self) -> float:
+        """Redis' time in Unix seconds, which all hosts go by, as it was told at the last beat."""
+        return time.monotonic() + self._ahead
+
+    def _set_clock(self, answer: tuple[int, int]) -> None:
+        self._ahead = answer[0] + answer[1] / 1_000_000 - time.monotonic()
+
+    async def demand(self, model_id: str) -> str:
+        """Have a model loaded that no worker has; returns the id of the worker that does it. Raises ApiError."""
+        return await deployments.demand(model_id)
 
     async def workers(self) -> list[WorkerReport]:
         return await alive_workers()

@@ -6,14 +6,15 @@ import secrets
 import socket
 import threading
 import time
-from typing import Any
+from collections.abc import Iterable
 
+import msgspec
 from django.conf import settings
 
-from common.errors import ApiError
+from common.errors import ApiError, BackendUnavailable, InferenceFailed
 from common.redis import sync_redis
 from engine.client import EngineGone
-from engine.messages import Failed, RequestEvent
+from engine.messages import Failed, Generate, RequestEvent
 from inference import keys
 from inference.control import ControlListener
 from inference.heartbeat import Heartbeat
@@ -22,9 +23,10 @@ from inference.plugin_chain import PluginSeam
 from inference.recorder import Recorder
 from inference.replies import ReplySender
 from inference.running import Running, RunningJob, RunningTable, cancelled_end
-from models_mgmt.engines import Engine, EnginePool, LoadError, backend_of
+from models_mgmt.device_host import DeviceHost, set_current
+from models_mgmt.engine_config import backend_of
+from models_mgmt.engines import Engine, EngineClosed
 from models_mgmt.presence import WorkerReport, queue_name
-from models_mgmt.selectors import resolve_model
 from plugins_app.manager import PluginManager
 
 logger = logging.getLogger(__name__)
@@ -32,6 +34,7 @@ logger = logging.getLogger(__name__)
 _GRACE_SECONDS = 2.0
 _ABORT_SECONDS = 5.0
 _CLAIM_SLACK_SECONDS = 60.0
+_SUBMIT_ATTEMPTS = 5
 
 
 class WorkerRuntime:
@@ -53,8 +56,8 @@ class WorkerRuntime:
         self._replies = ReplySender(self._report.worker_id, self._report.backend, self._table, self._recorder.put)
         self._plugin_manager = PluginManager()
         self._plugins = PluginSeam(self._plugin_manager, self._replies)
-        self._pool = EnginePool(device=device, on_events=self._told)
         self._heartbeat = Heartbeat(self._table, self.report)
+        self._models = DeviceHost(lambda: self._report, on_events=self._told, changed=self._heartbeat.beat_now)
         self._control = ControlListener(self._report.queue, self._table)
         self._draining = threading.Event()
 
@@ -63,24 +66,19 @@ class WorkerRuntime:
         self._recorder.start()
         self._replies.start()
         self._control.start()
+        self._models.start()
         self._heartbeat.start()
-        threading.Thread(target=self._preload, name="preload", daemon=True).start()
+        set_current(self._models)
         threading.Thread(target=self._drain, name="drain", daemon=True).start()
         logger.info("worker %s takes work from the queue %s", self._report.worker_id, self._report.queue)
 
     def report(self) -> WorkerReport:
         """This worker as of now."""
-        fixed = self._report
-        return WorkerReport(
-            worker_id=fixed.worker_id,
-            host=fixed.host,
-            device=fixed.device,
-            backend=fixed.backend,
-            queue=fixed.queue,
-            pid=fixed.pid,
-            started_at=fixed.started_at,
+        return msgspec.structs.replace(
+            self._report,
             draining=self._draining.is_set(),
-            deployments=self._pool.reports(),
+            memory=self._models.memory(),
+            deployments=self._models.reports(),
         )
 
     def run(self, job: Job) -> None:
@@ -91,7 +89,7 @@ class WorkerRuntime:
             logger.warning("job %s is running already", job.job_id)
             return
         try:
-            if not self._claim(job, entries):
+            if not self._claim(job, parent, entries):
                 logger.warning("job %s has expired or was begun before; it is not run again", job.job_id)
                 self._table.match([Failed(entry.request_id, "", "") for entry in entries])
                 return
@@ -112,7 +110,7 @@ class WorkerRuntime:
     def stop(self) -> None:
         """End every engine and thread."""
         self._draining.set()
-        self._pool.stop()
+        self._models.stop()
         self._control.stop()
         self._replies.stop()
         self._recorder.stop()
@@ -121,58 +119,64 @@ class WorkerRuntime:
 
     # ------------------------------------------------------------ one job
 
-    def _claim(self, job: Job, entries: list[Running]) -> bool:
-        """Mark a job as begun, and see whether its requests were cancelled before. False when it was begun before."""
-        left = job.expires_at - time.time()
-        if left <= -_GRACE_SECONDS:
-            return False
+    def _claim(self, job: Job, parent: RunningJob, entries: list[Running]) -> bool:
+        """Mark a job as begun, and see whether its requests were cancelled before. False when it is not to be run."""
         with sync_redis().pipeline(transaction=False) as pipe:
-            expiry = int((left + _CLAIM_SLACK_SECONDS) * 1000)
+            expiry = int((job.seconds + _CLAIM_SLACK_SECONDS) * 1000)
             pipe.set(keys.claim(job.job_id), self._report.worker_id, nx=True, px=expiry)
             pipe.mget([keys.cancelled(entry.request_id) for entry in entries])
-            claimed, reasons = pipe.execute()
+            pipe.time()
+            claimed, reasons, (seconds, microseconds) = pipe.execute()
+        parent.began(seconds + microseconds / 1_000_000)
         for entry, reason in zip(entries, reasons, strict=True):
             if reason is not None:
                 entry.cancelled = reason.decode()
-        return bool(claimed)
+        return bool(claimed) and parent.seconds_left > -_GRACE_SECONDS
 
     def _submit(self, job: Job, entries: list[Running]) -> None:
-        if all(entry.cancelled for entry in entries):
-            self._replies.put(tuple(cancelled_end(entry) for entry in entries))
-            return
-        ready = self._plugins.prepare(job, entries)
-        if not ready:
-            return
-        try:
-            engine = self._pool.get(job.model_id)
-        except LoadError as error:
-            self._replies.put(tuple(Failed(e.request_id, error.code, error.message) for e in entries))
-            return
-        unsent: list[RequestEvent] = []
-        for entry, request in ready:
-            if entry.cancelled:
-                unsent.append(cancelled_end(entry))
-                continue
+        """Hand a job's requests to its model's engine; one that is unloaded meanwhile is loaded again for them."""
+        cancelled = [entry for entry in entries if entry.cancelled]
+        self._replies.put(tuple(cancelled_end(entry) for entry in cancelled))
+        left = self._plugins.prepare(job, entries) if len(cancelled) < len(entries) else []
+        for _ in range(_SUBMIT_ATTEMPTS):
+            self._replies.put(tuple(cancelled_end(entry) for entry, _ in left if entry.cancelled))
+            left = [(entry, request) for entry, request in left if not entry.cancelled]
+            if not left:
+                return
             try:
-                self._hand_over(engine, entry, request)
-            except EngineGone:
-                unsent.append(Failed(entry.request_id, "INFERENCE_FAILED", "The engine process has ended."))
-        self._replies.put(tuple(unsent))
+                engine = self._models.engine(job.model_id)
+            except ApiError as error:
+                self._fail([entry for entry, _ in left], error)
+                return
+            left = [(entry, request) for entry, request in left if not self._hand_over(engine, entry, request)]
+        self._fail([entry for entry, _ in left], BackendUnavailable("The model was unloaded.", retry_after=1))
 
     def _told(self, events: tuple[RequestEvent, ...]) -> None:
         """Send on what an engine tells. Called by the engines' reader threads."""
         self._replies.put(self._plugins.passed(events))
 
-    def _hand_over(self, engine: Engine, entry: Running, request: Any) -> None:
+    def _hand_over(self, engine: Engine, entry: Running, request: Generate) -> bool:
+        """False when the engine takes nothing more."""
+        if entry.cancelled:
+            return False
         entry.engine = engine
-        engine.submit(request)
-        if entry.cancelled:  # it came between the two lines above
+        try:
+            engine.submit(request)
+        except EngineClosed:
+            entry.engine = None
+            return False
+        except EngineGone:
+            self._fail([entry], InferenceFailed("The engine process has ended."))
+        if entry.cancelled:  # it came between the lines above
             engine.abort(entry.request_id)
+        return True
+
+    def _fail(self, entries: Iterable[Running], error: ApiError) -> None:
+        self._replies.put(tuple(Failed(e.request_id, error.code, error.message, error.details) for e in entries))
 
     def _wait(self, parent: RunningJob, entries: list[Running]) -> None:
         """Wait for the ends. The web process keeps the deadline; this is for one that no longer does."""
-        left = parent.job.expires_at - time.time() + _GRACE_SECONDS
-        if self._plugins.wait(parent, left):
+        if self._plugins.wait(parent, max(0.0, parent.seconds_left + _GRACE_SECONDS)):
             return
         for entry in self._table.find(entry.request_id for entry in entries):
             entry.cancel("timeout")
@@ -183,16 +187,6 @@ class WorkerRuntime:
             parent.done.wait(_ABORT_SECONDS)
 
     # ------------------------------------------------------------ the process's life
-
-    def _preload(self) -> None:
-        try:
-            self._pool.get(resolve_model("default").id)
-        except LoadError as error:
-            logger.error("the default model is not loaded: %s", error.message)
-        except ApiError as error:
-            logger.warning("no default model to load: %s", error.message)
-        except Exception:
-            logger.exception("the default model is not loaded")
 
     def _drain(self) -> None:
         self._draining.wait()
@@ -206,7 +200,7 @@ class WorkerRuntime:
                 entry.engine.abort(entry.request_id)
         message = "The worker was shut down while it ran this request."
         self._replies.put(tuple(Failed(entry.request_id, "INFERENCE_FAILED", message) for entry in entries))
-        self._pool.stop()  # also what still loads, since tasks wait for it
+        self._models.stop()  # also what still loads, since tasks wait for it
 
 
 _lock = threading.Lock()

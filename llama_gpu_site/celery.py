@@ -9,9 +9,17 @@ from llama_gpu_site import broker
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "llama_gpu_site.settings")
 
 broker.install()
-app = Celery("llama_gpu")
-app.config_from_object("django.conf:settings", namespace="CELERY")
-app.autodiscover_tasks()
+
+
+def make_app(*, current: bool = False) -> Celery:
+    """An application with this project's settings and tasks."""
+    made = Celery("llama_gpu", set_as_current=current)
+    made.config_from_object("django.conf:settings", namespace="CELERY")
+    made.autodiscover_tasks()
+    return made
+
+
+app = make_app(current=True)
 
 
 @signals.setup_logging.connect  # type: ignore[untyped-decorator]

@@ -9,6 +9,9 @@ from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
+from common.errors import InvalidInput
+from models_mgmt.memory_limit import parse_memory_limit
+
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
 
@@ -51,6 +54,19 @@ def read_url(name: str, default: str, *, schemes: tuple[str, ...]) -> str:
         raise ImproperlyConfigured(
             f"{name} is no URL that can be used; it must begin with {' or '.join(schemes)} and ://."
         )
+    return value
+
+
+def read_memory_limit(name: str) -> str:
+    """`80%` of a device's memory or `12GB`; empty for no limit."""
+    value = read_str(name, "")
+    try:
+        if value:
+            parse_memory_limit(value)
+    except InvalidInput:
+        raise ImproperlyConfigured(
+            f"{name} is {value!r}; set it to a share such as '80%' or a size such as '12GB'."
+        ) from None
     return value
 
 

@@ -14,6 +14,7 @@ from llama_gpu_site.environment import (
     read_int,
     read_limits,
     read_list,
+    read_memory_limit,
     read_networks,
     read_origins,
     read_path,
@@ -215,7 +216,7 @@ SPECTACULAR_SETTINGS = {
     "SCHEMA_PATH_PREFIX": "/api/v1",
     "TAGS": [
         {"name": name}
-        for name in ("Inference", "Models", "Plugins", "Authentication", "Users", "Keys", "Audit", "Health")
+        for name in ("Inference", "Models", "Plugins", "System", "Authentication", "Users", "Keys", "Audit", "Health")
     ],
     # Not the usual hook: choices stay where they are used, since shared enum components would clash.
     "POSTPROCESSING_HOOKS": ["common.json_schema.as_openapi_3_0"],
@@ -269,9 +270,20 @@ ENGINE_THREADS = read_int("LLAMA_GPU_ENGINE_THREADS", 0, minimum=0, maximum=1024
 ENGINE_QUANTIZATION = read_str(
     "LLAMA_GPU_QUANTIZATION", "auto", choices=("auto", "fp32", "bf16", "fp16", "int8", "int4")
 )
+# Idle models are unloaded after so many seconds; 0 keeps them.
+KEEP_ALIVE = read_float("LLAMA_GPU_KEEP_ALIVE", 0.0, minimum=0)
+EVICT = read_bool("LLAMA_GPU_EVICT", default=False)
+# How much of each device all engines together may take: `80%` or `12GB`; empty: all of it.
+MAX_MEMORY = read_memory_limit("LLAMA_GPU_MAX_MEMORY")
+LOAD_TIMEOUT = read_float("LLAMA_GPU_LOAD_TIMEOUT", 1800.0, minimum=1)
+LOAD_RETRY_SECONDS = read_float("LLAMA_GPU_LOAD_RETRY_SECONDS", 30.0, minimum=0)
+ENGINE_STALL_SECONDS = read_float("LLAMA_GPU_ENGINE_STALL_SECONDS", 120.0, minimum=0)
 ECHO_DELAY_SECONDS = read_float("LLAMA_GPU_ECHO_DELAY", 0.0, minimum=0)
 
 # ---------------------------------------------------------------- workers
+# Loads and unloads of one device that go on at once.
+CONTROL_THREADS = 4
+UPKEEP_SECONDS = 2.0
 WORKER_THREADS = read_int("LLAMA_GPU_WORKER_THREADS", 320, minimum=1)
 # The device of this worker process: `cpu`, `cuda0`, `mps`; empty in every other process.
 WORKER_DEVICE = read_str("LLAMA_GPU_DEVICE", "")
@@ -288,6 +300,13 @@ CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_TASK_DEFAULT_QUEUE = "maintenance"
+CELERY_BEAT_SCHEDULE = {
+    "deployments": {
+        "task": "models_mgmt.tasks.keep_deployments",
+        "schedule": UPKEEP_SECONDS,
+        "options": {"expires": 10 * UPKEEP_SECONDS},
+    },
+}
 CELERY_BROKER_TRANSPORT_OPTIONS = {
     "global_keyprefix": REDIS_PREFIX,
     "priority_steps": [0, 3, 6, 9],

@@ -1,38 +1,30 @@
-"""The engines of one worker process: one per loaded model, started on demand, restarted after a death."""
+"""One engine process with the requests it runs."""
 
 import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 
-from django.conf import settings
-from django.db import close_old_connections
-
+from common.errors import ApiError, InferenceFailed, from_code
 from engine.client import EngineClient, EngineGone, EngineStartError
 from engine.messages import EngineConfig, Failed, Finished, Generate, Loading, Ready, RequestEvent, Step
-from models_mgmt.models import Model
+from models_mgmt.device_memory import gpu_bytes_freed, gpu_bytes_used, process_bytes
 from models_mgmt.presence import DeploymentReport, DeploymentState
 
 logger = logging.getLogger(__name__)
 
-RESTART_SECONDS = 5.0
 _SPEED_WEIGHT = 0.2
 
 
-class LoadError(Exception):
-    """The model could not be loaded. `code` is an error code of the API."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
+class EngineClosed(EngineGone):
+    """The engine takes no more requests, since it is being unloaded; another may be loaded after it."""
 
 
 class Engine:
-    """One engine process and the requests it runs; each of them gets exactly one end, also when the process dies.
+    """One engine process; each request that it takes gets exactly one end, also when the process dies.
 
-    on_events gets the events of each step, in order, on the engine's reader thread, and must not block.
+    on_events gets the events of each step, in order, on the engine's reader thread, and must not block. on_lost hears
+    of a process that ended although nobody told it to, after its requests have failed.
     """
 
     def __init__(
@@ -42,55 +34,102 @@ class Engine:
         *,
         on_events: Callable[[tuple[RequestEvent, ...]], None],
         on_lost: Callable[["Engine"], None],
+        on_progress: Callable[[float, str], None],
     ) -> None:
         self.model_id = model_id
+        self.config = config
         self.state: DeploymentState = "loading"
-        self.error = LoadError("", "")
+        self.error: ApiError | None = None
         self._on_events = on_events
         self._on_lost = on_lost
+        self._on_progress = on_progress
         self._client = EngineClient(config, on_step=self._step, on_exit=self._exited, on_loading=self._loading)
         self._running: set[str] = set()
         self._lock = threading.Lock()
+        self._drained = threading.Condition(self._lock)
         self._gone = False
+        self._closed = False
         self._stopping = False
         self._ready: Ready | None = None
-        self._progress = 0.0
         self._loaded_at: float | None = None
+        self._loaded_since = time.monotonic()
+        self._used_since = time.monotonic()
+        self._heard_since = time.monotonic()
         self._last_step = Step(events=())
         self._speed: float | None = None
 
-    def start(self) -> None:
-        """Load the model. Raises LoadError."""
-        started = time.monotonic()
+    # ------------------------------------------------------------ its life
+
+    def start(self, seconds: float) -> Ready:
+        """Load the model, for so many seconds at most. Raises ApiError."""
         try:
-            self._ready = self._client.start()
+            self._ready = self._client.start(seconds)
         except EngineStartError as error:
-            self.fail(LoadError(error.code, error.message))
-            logger.warning("model %s could not be loaded: %s", self.model_id, error.message)
-            raise self.error from error
+            raise self._fail(from_code(error.code, error.message)) from error
         with self._lock:
             if self._gone:
-                raise self.error
+                raise self.error or InferenceFailed("The engine process ended.")
             self._loaded_at = time.time()
-            self._progress = 1.0
+            self._loaded_since = self._used_since = time.monotonic()
             self.state = "loaded"
-        logger.info(
-            "model %s loaded on %s in %.1f s, engine process %s",
-            self.model_id,
-            self._ready.backend,
-            time.monotonic() - started,
-            self._client.pid,
-        )
+        return self._ready
 
-    def fail(self, error: LoadError) -> None:
-        self.error = error
-        self.state = "failed"
+    def close(self, *, only_if_idle_for: float | None = None) -> bool:
+        """Take no more requests. With `only_if_idle_for`, only if none has run for so many seconds; else False."""
+        with self._lock:
+            if only_if_idle_for is not None and (self._running or self._idle_seconds() < only_if_idle_for):
+                return False
+            self._closed = True
+            if self.state == "loaded":
+                self.state = "unloading"
+            return True
+
+    def wait_drained(self, seconds: float) -> bool:
+        """Wait until nothing runs any more; False when something still does."""
+        with self._drained:
+            return self._drained.wait_for(lambda: not self._running, seconds)
+
+    def fail_running(self, message: str) -> None:
+        """End what runs with an error, at once."""
+        with self._drained:
+            lost, self._running = self._running, set()
+            self._drained.notify_all()
+        if lost:
+            self._on_events(tuple(Failed(request_id, "INFERENCE_FAILED", message) for request_id in sorted(lost)))
+
+    def stop(self) -> int:
+        """End the process; what still runs fails. Returns the bytes that this has freed, measured."""
+        self._stopping = True
+        pid, devices = self._client.pid, self._gpus
+        if pid is None or not self._client.alive:
+            return 0
+        before = gpu_bytes_used(devices) if devices else process_bytes(pid)
+        if self.state == "loading":
+            self._client.kill()  # it takes no orders while it loads
+        else:
+            self._client.stop()
+        return gpu_bytes_freed(devices, before) if devices else before - process_bytes(pid)
+
+    def kill_if_stalled(self, seconds: float) -> None:
+        """End a process that has requests and has given no sign of life for so long; they fail, and it is lost."""
+        with self._lock:
+            silent = time.monotonic() - self._heard_since
+            if not self._running or self._gone or silent < seconds:
+                return
+        logger.error("the engine of %s has not answered for %.0f s; it is killed", self.model_id, silent)
+        self._client.kill()
+
+    # ------------------------------------------------------------ requests
 
     def submit(self, request: Generate) -> None:
-        """Hand a request over. Raises EngineGone when the process has ended before it could take it."""
+        """Hand a request over. Raises EngineClosed while it is unloaded, EngineGone when the process has ended."""
         with self._lock:
             if self._gone:
                 raise EngineGone(f"the engine of {self.model_id} has ended")
+            if self._closed:
+                raise EngineClosed(f"the engine of {self.model_id} takes no more requests")
+            if not self._running:
+                self._heard_since = time.monotonic()
             self._running.add(request.request_id)
         try:
             self._client.submit(request)
@@ -105,41 +144,60 @@ class Engine:
         """Ask for the end of a request; unknown ids are ignored."""
         self._client.abort(request_id)
 
-    def stop(self) -> None:
-        """End the process; what still runs fails."""
-        self._stopping = True
-        if self.state == "loading":
-            self._client.kill()  # it takes no orders while it loads
-        else:
-            self._client.stop()
+    # ------------------------------------------------------------ what is known of it
 
-    def report(self) -> DeploymentReport:
-        loaded = self.state == "loaded"
+    @property
+    def lived_seconds(self) -> float:
+        """How long it has been loaded."""
+        return 0.0 if self._loaded_at is None else time.monotonic() - self._loaded_since
+
+    @property
+    def memory_bytes(self) -> int:
+        return self._ready.memory_bytes if self._ready else 0
+
+    def report(self, progress: float = 0.0, stage: str = "") -> DeploymentReport:
+        loaded = self.state in {"loaded", "unloading"}
         return DeploymentReport(
             model_id=self.model_id,
             state=self.state,
             pid=self._client.pid if self.state != "failed" else None,
             ready=self._ready if loaded else None,
-            progress=self._progress,
+            progress=1.0 if loaded else progress,
+            stage="" if loaded else stage,
             running=self._last_step.running if loaded else 0,
             waiting=self._last_step.waiting if loaded else 0,
             in_flight=len(self._running),
+            idle_seconds=self._idle_seconds() if loaded else 0.0,
             kv_used=self._last_step.kv_used if loaded else 0.0,
-            error=self.error.message,
-            error_code=self.error.code,
+            error=self.error.message if self.error else "",
+            error_code=self.error.code if self.error else "",
             loaded_at=self._loaded_at,
             tokens_per_second=self._speed,
         )
 
+    @property
+    def _gpus(self) -> tuple[str, ...]:
+        devices = self.config.devices or (self.config.device,)
+        return tuple(name.replace(":", "") for name in devices if name.startswith("cuda"))
+
+    def _idle_seconds(self) -> float:
+        return 0.0 if self._running else time.monotonic() - self._used_since
+
+    # ------------------------------------------------------------ what the process tells
+
     def _loading(self, message: Loading) -> None:
-        self._progress = message.progress
+        self._on_progress(message.progress, message.stage)
 
     def _step(self, step: Step) -> None:
         self._last_step = step
+        self._heard_since = time.monotonic()
         ends = [event for event in step.events if isinstance(event, Finished | Failed)]
         if ends:
-            with self._lock:
+            with self._drained:
                 self._running.difference_update(event.request_id for event in ends)
+                self._used_since = time.monotonic()
+                if not self._running:
+                    self._drained.notify_all()
             for event in ends:
                 if isinstance(event, Finished):
                     self._measure(event)
@@ -151,12 +209,18 @@ class Engine:
             speed = (end.completion_tokens - 1) / end.decode_time
             self._speed = speed if self._speed is None else self._speed + _SPEED_WEIGHT * (speed - self._speed)
 
+    def _fail(self, error: ApiError) -> ApiError:
+        self.error = error
+        self.state = "failed"
+        return error
+
     def _exited(self, code: int) -> None:
         why = "was stopped" if self._stopping else "ended unexpectedly"
-        with self._lock:
+        with self._drained:
             self._gone = True
             lost, self._running = self._running, set()
-            self.fail(LoadError("INFERENCE_FAILED", f"The engine process {why}."))
+            self._fail(InferenceFailed(f"The engine process {why}."))
+            self._drained.notify_all()
         if not self._stopping:
             logger.error(
                 "engine process of %s ended with code %s; %d requests fail with it", self.model_id, code, len(lost)
@@ -166,135 +230,3 @@ class Engine:
             self._on_events(tuple(Failed(request_id, "INFERENCE_FAILED", message) for request_id in sorted(lost)))
         if not self._stopping:
             self._on_lost(self)
-
-
-class EnginePool:
-    """The engines of one worker, by model id.
-
-    on_events gets every engine's events, on that engine's reader thread. `load_row` reads a model's row.
-    """
-
-    def __init__(
-        self,
-        *,
-        device: str,
-        on_events: Callable[[tuple[RequestEvent, ...]], None],
-        load_row: Callable[[str], Model] | None = None,
-    ) -> None:
-        self._device = device
-        self._on_events = on_events
-        self._load_row = load_row or _read_row
-        self._lock = threading.Lock()
-        self._engines: dict[str, Engine] = {}
-        self._loads: dict[str, Future[Engine]] = {}
-        self._closed = False
-
-    def get(self, model_id: str) -> Engine:
-        """The model's engine, loaded first if need be; callers that come at once share one load. Raises LoadError."""
-        with self._lock:
-            engine = self._engines.get(model_id)
-            if engine is not None and engine.state == "loaded":
-                return engine
-            if self._closed:
-                raise LoadError("BACKEND_UNAVAILABLE", "The worker is shutting down.")
-            load = self._loads.get(model_id)
-            mine = load is None
-            if load is None:
-                load = self._loads[model_id] = Future()
-        if mine:
-            self._load(model_id, load)
-        return load.result()
-
-    def reports(self) -> tuple[DeploymentReport, ...]:
-        with self._lock:
-            engines = list(self._engines.values())
-        return tuple(engine.report() for engine in engines)
-
-    def stop(self) -> None:
-        """End every engine; later calls of `get` fail."""
-        with self._lock:
-            self._closed = True
-            engines = list(self._engines.values())
-        for engine in engines:
-            engine.stop()
-
-    def _load(self, model_id: str, load: "Future[Engine]") -> None:
-        try:
-            load.set_result(self._start(model_id))
-        except LoadError as error:
-            load.set_exception(error)
-        except Exception:  # whatever it is, those who wait must hear of it
-            logger.exception("model %s could not be loaded", model_id)
-            load.set_exception(LoadError("MODEL_LOAD_FAILED", "The model could not be loaded."))
-        finally:
-            with self._lock:
-                self._loads.pop(model_id, None)
-
-    def _start(self, model_id: str) -> Engine:
-        config = engine_config(self._load_row(model_id), device=self._device)
-        engine = Engine(model_id, config, on_events=self._on_events, on_lost=self._restart)
-        with self._lock:
-            self._engines[model_id] = engine
-        engine.start()
-        if self._closed:
-            engine.stop()
-            raise LoadError("BACKEND_UNAVAILABLE", "The worker is shutting down.")
-        return engine
-
-    def _restart(self, engine: Engine) -> None:
-        """Load the model of a dead engine again, before anybody waits for it; one that died young is left alone."""
-        loaded_at = engine.report().loaded_at
-        if self._closed or loaded_at is None or time.time() - loaded_at < RESTART_SECONDS:
-            return
-        threading.Thread(
-            target=self._restart_quietly, args=(engine.model_id,), name="engine-restart", daemon=True
-        ).start()
-
-    def _restart_quietly(self, model_id: str) -> None:
-        try:
-            self.get(model_id)
-        except LoadError as error:
-            logger.warning("model %s was not loaded again: %s", model_id, error.message)
-
-
-def engine_config(model: Model, *, device: str) -> EngineConfig:
-    """What to start the engine of a model with. Raises LoadError."""
-    if model.source_kind == "echo":
-        return EngineConfig(
-            model_path="",
-            runner="echo",
-            device=torch_device(device),
-            context_length=model.context_length or None,
-            max_sequences=settings.ENGINE_MAX_SEQUENCES,
-            echo_delay=settings.ECHO_DELAY_SECONDS,
-        )
-    if not model.path:
-        raise LoadError("MODEL_LOAD_FAILED", f"The files of the model {model.id} have not been prepared.")
-    return EngineConfig(
-        model_path=model.path,
-        device=torch_device(device),
-        quantization=settings.ENGINE_QUANTIZATION,
-        max_sequences=settings.ENGINE_MAX_SEQUENCES,
-        prefill_chunk=settings.ENGINE_PREFILL_CHUNK,
-        threads=settings.ENGINE_THREADS,
-    )
-
-
-def torch_device(device: str) -> str:
-    """`cuda0` → `cuda:0`; `cpu` and `mps` stay as they are."""
-    return f"cuda:{device.removeprefix('cuda')}" if device.startswith("cuda") else device
-
-
-def backend_of(device: str) -> str:
-    """The API's name of a device's kind: `cuda`, `cpu` or `mps`."""
-    return "cuda" if device.startswith("cuda") else device
-
-
-def _read_row(model_id: str) -> Model:
-    close_old_connections()
-    try:
-        return Model.objects.get(pk=model_id)
-    except Model.DoesNotExist:
-        raise LoadError("MODEL_NOT_FOUND", f"The model {model_id} is not registered.") from None
-    finally:
-        close_old_connections()

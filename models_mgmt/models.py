@@ -90,3 +90,58 @@ class ModelAlias(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class Deployment(models.Model):
+    """A model on a device: what is wanted there, and the last that was known of it.
+
+    Workers write how it goes; what they hold at this moment they announce themselves (`models_mgmt.presence`). There is
+    one row for each model and each worker (host and home device), used again at the next load.
+    """
+
+    class State(models.TextChoices):
+        REQUESTED = "requested"
+        LOADING = "loading"
+        LOADED = "loaded"
+        UNLOADING = "unloading"
+        UNLOADED = "unloaded"
+        FAILED = "failed"
+        LOST = "lost"
+
+    class Origin(models.TextChoices):
+        ASKED = "asked", "asked for by an administrator"
+        DEMAND = "demand", "loaded for a request"
+        START = "start", "loaded when the server started"
+
+    WANTED = (State.REQUESTED, State.LOADING, State.LOADED)
+
+    model = models.ForeignKey(Model, on_delete=models.CASCADE, related_name="deployments")
+    host = models.CharField(max_length=200)
+    device = models.CharField(max_length=16, help_text="Whose worker owns the engine.")
+    devices = models.JSONField(default=list, help_text="Where its layers lie.")
+    state = models.CharField(max_length=12, choices=State.choices, default=State.REQUESTED)
+    origin = models.CharField(max_length=8, choices=Origin.choices, default=Origin.ASKED)
+    quantization = models.CharField(max_length=8, default="auto", help_text="As it was asked for.")
+    context_length = models.PositiveIntegerField(null=True, blank=True, help_text="As it was asked for.")
+    max_memory_bytes = models.PositiveBigIntegerField(default=0, help_text="What it may take at most; 0: no limit.")
+    evicts = models.JSONField(default=list, blank=True, help_text="Models to be unloaded first.")
+    estimated_bytes = models.PositiveBigIntegerField(default=0, help_text="What it was expected to take; 0: unknown.")
+    measured_bytes = models.PositiveBigIntegerField(null=True, blank=True, help_text="What it took once loaded.")
+    load_time = models.FloatField(null=True, blank=True, help_text="Seconds.")
+    error_code = models.CharField(max_length=32, blank=True)
+    error = models.TextField(blank=True)
+    error_details = models.JSONField(default=dict, blank=True)
+    requested_at = models.DateTimeField(auto_now_add=True)
+    changed_at = models.DateTimeField(auto_now=True)
+    loaded_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ("model_id", "host", "device")
+        constraints = (models.UniqueConstraint(fields=("model", "host", "device"), name="one_deployment_a_worker"),)
+
+    def __str__(self) -> str:
+        return f"{self.model_id} on {self.host}/{self.device}"
+
+    @property
+    def is_wanted(self) -> bool:
+        return self.state in self.WANTED

@@ -13,18 +13,22 @@ from django.conf import settings
 
 from common.redis import async_redis, key, sync_redis
 from engine.messages import Ready
+from models_mgmt.device_memory import DeviceMemory
 
 logger = logging.getLogger(__name__)
 
-DeploymentState = Literal["loading", "loaded", "failed"]
+_REMEMBERED_SECONDS = 3600
+
+DeploymentState = Literal["loading", "loaded", "unloading", "failed"]
 
 
 class DeploymentReport(msgspec.Struct, frozen=True):
     """One model in one worker, as of its last heartbeat.
 
-    `progress` goes from 0 to 1 while it loads. `running`, `waiting` and `kv_used` (share of the KV cache, 0 to 1) are
-    those after the engine's last step. `in_flight` counts the requests the worker has taken and not ended.
-    `tokens_per_second` is the decode speed of one request, averaged over the last ones. Times are Unix seconds.
+    `progress` goes from 0 to 1 while it loads, `stage` says at what it is. `running`, `waiting` and `kv_used` (share of
+    the KV cache, 0 to 1) are those after the engine's last step. `in_flight` counts the requests the worker has taken
+    and not ended, `idle_seconds` the time since the last of them. `tokens_per_second` is the decode speed of one
+    request, averaged over the last ones. Times are Unix seconds.
     """
 
     model_id: str
@@ -32,9 +36,11 @@ class DeploymentReport(msgspec.Struct, frozen=True):
     pid: int | None = None
     ready: Ready | None = None
     progress: float = 0.0
+    stage: str = ""
     running: int = 0
     waiting: int = 0
     in_flight: int = 0
+    idle_seconds: float = 0.0
     kv_used: float = 0.0
     error: str = ""
     error_code: str = ""
@@ -43,7 +49,10 @@ class DeploymentReport(msgspec.Struct, frozen=True):
 
 
 class WorkerReport(msgspec.Struct, frozen=True):
-    """One worker process. `worker_id` is unique per process start, `queue` the Celery queue it reads."""
+    """One worker process. `worker_id` is unique per process start, `queue` the Celery queue of requests that it reads.
+
+    `memory` is what its device has and has free; None before it was measured.
+    """
 
     worker_id: str
     host: str
@@ -53,6 +62,7 @@ class WorkerReport(msgspec.Struct, frozen=True):
     pid: int
     started_at: float
     draining: bool = False
+    memory: DeviceMemory | None = None
     deployments: tuple[DeploymentReport, ...] = ()
 
     def deployment(self, model_id: str) -> DeploymentReport | None:
@@ -69,19 +79,28 @@ def queue_name(host: str, device: str) -> str:
     return f"device.{host}.{device}"
 
 
+def control_queue_name(host: str, device: str) -> str:
+    """The Celery queue of a device's loads and unloads, which never wait behind requests."""
+    return f"control.{host}.{device}"
+
+
 def announce(report: WorkerReport) -> None:
     """Say that this worker lives. Raises redis.RedisError."""
+    data = _encoder.encode(report)
     with sync_redis().pipeline(transaction=False) as pipe:
-        pipe.set(_worker_key(report.worker_id), _encoder.encode(report), px=int(settings.WORKER_LOST_SECONDS * 1000))
+        pipe.set(_worker_key(report.worker_id), data, px=int(settings.WORKER_LOST_SECONDS * 1000))
         pipe.sadd(_index_key(), report.worker_id)
+        pipe.set(_last_key(report.host, report.device), data, ex=_REMEMBERED_SECONDS)
+        pipe.sadd(_places_key(), f"{report.host}/{report.device}")
         pipe.execute()
 
 
-def withdraw(worker_id: str) -> None:
-    """Say that this worker has ended. Raises redis.RedisError."""
+def withdraw(report: WorkerReport) -> None:
+    """Say that this worker has ended, as it was told to. Raises redis.RedisError."""
     with sync_redis().pipeline(transaction=False) as pipe:
-        pipe.delete(_worker_key(worker_id))
-        pipe.srem(_index_key(), worker_id)
+        pipe.delete(_worker_key(report.worker_id), _last_key(report.host, report.device))
+        pipe.srem(_index_key(), report.worker_id)
+        pipe.srem(_places_key(), f"{report.host}/{report.device}")
         pipe.execute()
 
 
@@ -109,6 +128,32 @@ async def alive_workers() -> list[WorkerReport]:
     return _decode(values)
 
 
+class LostWorker(msgspec.Struct, frozen=True):
+    """A worker that went silent without signing off: its last report, and for how many seconds it has been silent."""
+
+    report: WorkerReport
+    silent_seconds: float
+
+
+async def lost_workers(alive: Iterable[WorkerReport]) -> list[LostWorker]:
+    """The last workers of devices that have none now, for an hour. Raises redis.RedisError."""
+    client = async_redis()
+    places = set(_names(await cast("Any", client.smembers(_places_key()))))
+    lost: list[LostWorker] = []
+    for place in sorted(places - {f"{worker.host}/{worker.device}" for worker in alive}):
+        host, _, device = place.rpartition("/")
+        async with client.pipeline(transaction=False) as pipe:
+            pipe.get(_last_key(host, device))
+            pipe.pttl(_last_key(host, device))
+            value, left = await pipe.execute()
+        reports = _decode([value])
+        if value is None:
+            await cast("Any", client.srem(_places_key(), place))
+        elif reports:
+            lost.append(LostWorker(reports[0], _REMEMBERED_SECONDS - left / 1000))
+    return lost
+
+
 def _names(members: Iterable[Any]) -> list[str]:
     return sorted(member.decode() if isinstance(member, bytes) else str(member) for member in members)
 
@@ -131,6 +176,14 @@ def _decode(values: list[bytes | None]) -> list[WorkerReport]:
 
 def _worker_key(worker_id: str) -> str:
     return key("worker", worker_id)
+
+
+def _last_key(host: str, device: str) -> str:
+    return key("worker-last", host, device)
+
+
+def _places_key() -> str:
+    return key("worker-places")
 
 
 def _index_key() -> str:

@@ -69,6 +69,9 @@ MATRIX: dict[str, Row] = {
     "GET /api/v1/models/{model_id}": Row("read", objects=SHARED),
     "PATCH /api/v1/models/{model_id}": Row("admin", objects=SHARED),
     "DELETE /api/v1/models/{model_id}": Row("admin", objects=SHARED),
+    "POST /api/v1/models/{model_id}/load": Row("admin", objects=SHARED),
+    "DELETE /api/v1/models/{model_id}/unload": Row("admin", objects=SHARED),
+    "GET /api/v1/system/workers": Row("read"),
     # plugins
     "GET /api/v1/plugins": Row("read"),
     "GET /api/v1/plugins/{plugin_id}": Row("read", objects=SHARED),

@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 
 # So many failed steps in a row end the process, whose worker starts it again: a CUDA fault stays until then.
 MAX_FAILED_STEPS = 3
+# While something runs, the worker hears of it this often, whether there are events or not: silence means a hang.
+BEAT_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class EngineLoop:
         self._events: list[RequestEvent] = []
         self._stopping = False
         self._failed_steps = 0
+        self._sent_at = 0.0
 
     def run(self) -> None:
         while not self._stopping:
@@ -135,8 +138,10 @@ class EngineLoop:
         self._emit()
 
     def _emit(self) -> None:
-        if not self._events:
+        now = time.perf_counter()
+        if not self._events and (self.scheduler.idle or now - self._sent_at < BEAT_SECONDS):
             return
+        self._sent_at = now
         events, self._events = tuple(self._events), []
         scheduler = self.scheduler
         self._send(Step(events, len(scheduler.running), len(scheduler.waiting), scheduler.pool.used_share))

@@ -32,6 +32,7 @@ class FakeTransport:
         self.jobs: asyncio.Queue[tuple[str, Job, int]] = asyncio.Queue()
         self.frames: asyncio.Queue[Frame] = asyncio.Queue()
         self.cancels: list[Cancel] = []
+        self.demanded: list[str] = []
         self.claimed: dict[str, str] = {}
         self.kept = True
         self.full = False
@@ -48,6 +49,17 @@ class FakeTransport:
 
     async def workers(self) -> list[WorkerReport]:
         return self.alive
+
+    def now(self) -> float:
+        return time.time()
+
+    async def demand(self, model_id: str) -> str:
+        self.demanded.append(model_id)
+        await asyncio.sleep(0.01)
+        takers = [item.worker_id for item in self.alive if not item.draining]
+        if not takers:
+            raise BackendUnavailable("No worker is running.", retry_after=2)
+        return takers[0]
 
     async def submit(self, queue: str, job: Job, priority: int, seconds: float) -> None:
         if self.full:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from pytest_django import Settings
 
 from common.errors import BackendUnavailable, InferenceFailed, InvalidInput
 from engine.messages import Accepted, Delta, Failed, Finished, Generate
@@ -116,6 +117,69 @@ async def test_a_job_that_the_successor_has_begun_goes_on(road: Gateway, transpo
     await asyncio.sleep(0.1)
     transport.tell(Accepted(call.request_id, 1), end(call.request_id), worker_id="w2")
 
+    assert (await call.result()).text == "all"
+
+
+async def test_a_job_that_nobody_has_begun_goes_to_another_worker(road: Gateway, transport: FakeTransport) -> None:
+    calls = await submit(road, count=2)
+    _, sent, _ = await transport.jobs.get()
+    transport.alive = [worker("w2", queue="device.other.cpu")]
+
+    queue, moved, _ = await asyncio.wait_for(transport.jobs.get(), 5)
+
+    assert (queue, moved) == ("device.other.cpu", sent)
+    transport.tell(*(Accepted(call.request_id, 1) for call in calls), worker_id="w2")
+    road.close(calls[0])
+    transport.tell(end(calls[1].request_id), worker_id="w2")
+    assert (await calls[1].result()).text == "all"
+    assert await cancels(transport) == ["disconnected"]
+
+
+async def test_a_job_that_can_go_nowhere_fails_clearly(road: Gateway, transport: FakeTransport) -> None:
+    (call,) = await submit(road)
+    transport.alive = []
+
+    with pytest.raises(BackendUnavailable, match="No worker"):
+        await call.result()
+
+
+async def test_a_model_that_nobody_has_is_demanded_once_for_all_who_want_it(
+    road: Gateway, transport: FakeTransport
+) -> None:
+    transport.alive = [worker("w1", loaded="another"), worker("w2", loaded="another")]
+
+    calls = [call for calls in await asyncio.gather(*(submit(road) for _ in range(5))) for call in calls]
+
+    assert transport.demanded == ["m"]
+    assert {call.worker_id for call in calls} == {"w1"}
+
+
+async def test_without_autoload_it_demands_nothing(road: Gateway, transport: FakeTransport, settings: Settings) -> None:
+    settings.AUTOLOAD = False
+    transport.alive = [worker("w1", loaded="another")]
+
+    with pytest.raises(BackendUnavailable, match="No worker can run"):
+        await submit(road)
+    assert transport.demanded == []
+
+
+async def test_the_least_busy_of_the_replicas_gets_the_request(road: Gateway, transport: FakeTransport) -> None:
+    transport.alive = [worker("w1"), worker("w2", queue="device.host.cuda1"), worker("w3", loaded="another")]
+
+    for _ in range(4):
+        await submit(road)
+
+    queues = [(await transport.jobs.get())[0] for _ in range(4)]
+    assert sorted(queues) == ["device.host.cpu"] * 2 + ["device.host.cuda1"] * 2
+
+
+async def test_the_wait_for_acceptance_can_be_left(road: Gateway, transport: FakeTransport) -> None:
+    (call,) = await submit(road)
+
+    await call.accepted(0.05)
+
+    assert call.accepted_at is None
+    transport.tell(Accepted(call.request_id, 1), end(call.request_id))
     assert (await call.result()).text == "all"
 
 

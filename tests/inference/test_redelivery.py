@@ -30,7 +30,7 @@ def test_a_second_delivery_runs_nothing(instant_server: EchoServer) -> None:
         reply_to=WEB,
         requests=(Generate("req_twice~1", SamplingParams(max_tokens=3), text="a b", stream=False),),
         submitted_at=time.time(),
-        expires_at=time.time() + 60,
+        seconds=60,
     )
     app = Celery(broker=instant_server.redis_url)
     app.conf.broker_transport_options = settings.CELERY_BROKER_TRANSPORT_OPTIONS

@@ -9,7 +9,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from models_mgmt.devices import discover_devices, is_device, threads_per_worker
-from models_mgmt.presence import queue_name
+from models_mgmt.presence import control_queue_name, queue_name
 
 
 class Command(BaseCommand):
@@ -29,7 +29,9 @@ class Command(BaseCommand):
         # Inherited by the engine processes, and read when torch is loaded there.
         os.environ.setdefault("OMP_NUM_THREADS", str(threads_per_worker(options["workers_on_host"] or len(found))))
 
-        from llama_gpu_site.celery_worker import run_worker
+        from llama_gpu_site.celery_worker import run_worker, serve_beside
 
         host = socket.gethostname()
+        control = control_queue_name(host, device)
+        serve_beside(name=f"control-{device}@{host}", queue=control, threads=settings.CONTROL_THREADS)
         run_worker(name=f"{device}@{host}", queue=queue_name(host, device), threads=settings.WORKER_THREADS)

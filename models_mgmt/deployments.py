@@ -1,0 +1,323 @@
+"""Loading and unloading of models, as anybody asks for it: an administrator, a request, the scheduler.
+
+What is wanted is a row (`Deployment`) first; the worker of the device is told through its control queue, and writes how
+it went. Two who want the same model at once find the same row, so it is loaded once.
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from asgiref.sync import sync_to_async
+from celery import current_app
+from django.conf import settings
+from django.db import transaction
+from django.db.models.functions import Now
+
+from common.errors import ApiError, BackendUnavailable, ModelLoadFailed, from_code
+from common.redis import async_redis, key
+from models_mgmt.memory_limit import MemoryLimit
+from models_mgmt.models import Deployment, Model
+from models_mgmt.needs import Needs
+from models_mgmt.placement import Asked, DeviceFacts, Held, Placement, place
+from models_mgmt.presence import WorkerReport, alive_workers, control_queue_name, live_workers
+
+logger = logging.getLogger(__name__)
+
+LOAD_TASK = "models_mgmt.tasks.load_deployment"
+UNLOAD_TASK = "models_mgmt.tasks.unload_deployment"
+State, Origin = Deployment.State, Deployment.Origin
+_FIRST_LOOK_SECONDS = 0.05
+_LOOK_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How a model is to be loaded. `devices`: names such as `cuda0` or `host/cuda0`, see `placement.Asked`."""
+
+    backend: str = "auto"
+    quantization: str = ""
+    max_memory: MemoryLimit | None = None
+    devices: tuple[str, ...] = ()
+    context_length: int | None = None
+    replicas: int = 1
+    origin: Deployment.Origin = Origin.ASKED
+
+
+@dataclass(frozen=True, slots=True)
+class Requested:
+    """The deployments of a model after a request for it; `ids` are those that are still to be waited for."""
+
+    deployments: tuple[Deployment, ...]
+    ids: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Unloaded:
+    """What an unload has done. `was_loaded` is False for a model that had nothing to be unloaded."""
+
+    was_loaded: bool = False
+    freed_bytes: int = 0
+    places: list[str] = field(default_factory=list)
+
+
+# ---------------------------------------------------------------- load
+
+
+def request_load(model: Model, options: LoadOptions, *, workers: Sequence[WorkerReport] | None = None) -> Requested:
+    """See to it that a model is loaded, or will be: at once, without waiting for it.
+
+    A model that is loaded or on its way stays as it is; only replicas that are missing, or a device that was asked for
+    and lacks it, get one more. Raises ApiError when nothing can be placed; for a request (`origin` is demand) also the
+    error of the last load, if that has failed a moment ago.
+    """
+    alive = live_workers() if workers is None else workers
+    with transaction.atomic():
+        list(Model.objects.select_for_update().order_by("pk").values_list("pk"))  # one placement after the other
+        rows = list(Deployment.objects.select_related("model").order_by("pk"))
+        mine = [row for row in rows if row.model_id == model.pk]
+        held = [row for row in mine if row.is_wanted and _worker_of(row, alive) is not None]
+        missing = _missing(options, held)
+        if missing:
+            if options.origin != Origin.ASKED:
+                _refuse_if_failed_lately(model)
+            held += _place(model, options, missing, rows=rows, held=held, alive=alive)
+    return Requested(tuple(held), tuple(row.pk for row in held if row.state != State.LOADED))
+
+
+async def load(model: Model, options: LoadOptions) -> list[Deployment]:
+    """`request_load`, and wait until it is loaded. Raises ApiError with what has gone wrong."""
+    requested = await sync_to_async(request_load)(model, options)
+    await wait_loaded(requested.ids)
+    return [row async for row in Deployment.objects.filter(pk__in=[row.pk for row in requested.deployments])]
+
+
+async def wait_loaded(ids: Sequence[int]) -> None:
+    """Wait until all of these are loaded. Raises the ApiError of the first that failed."""
+    deadline = time.monotonic() + settings.LOAD_TIMEOUT
+    pause = _FIRST_LOOK_SECONDS
+    pending = set(ids)
+    while pending:
+        await asyncio.sleep(pause)
+        pause = min(pause * 1.5, _LOOK_SECONDS)
+        async for row in Deployment.objects.filter(pk__in=pending):
+            if row.state == State.LOADED:
+                pending.discard(row.pk)
+            elif not row.is_wanted:
+                raise error_of(row)
+        if time.monotonic() > deadline:
+            raise ModelLoadFailed(f"The model was not loaded within {settings.LOAD_TIMEOUT:.0f} s.")
+
+
+async def demand(model_id: str) -> str:
+    """For a request: see to it that the model is on its way, and return the id of the worker that has or loads it.
+
+    Raises ApiError.
+    """
+    alive = await alive_workers()
+    requested = await sync_to_async(_request_by_id)(model_id, alive)
+    for row in requested.deployments:
+        if (worker := _worker_of(row, alive)) is not None:
+            return worker.worker_id
+    raise BackendUnavailable("No worker can run this model now; try again later.", retry_after=2)
+
+
+def _request_by_id(model_id: str, alive: Sequence[WorkerReport]) -> Requested:
+    return request_load(Model.objects.get(pk=model_id), LoadOptions(origin=Origin.DEMAND), workers=alive)
+
+
+def error_of(row: Deployment) -> ApiError:
+    """Why a deployment that was wanted is not loaded."""
+    if row.state in {State.UNLOADING, State.UNLOADED}:
+        return BackendUnavailable("The model was unloaded while it was being loaded.")
+    return from_code(row.error_code or ModelLoadFailed.code, row.error or None, row.error_details)
+
+
+def _missing(options: LoadOptions, held: Sequence[Deployment]) -> int:
+    """How many engines are to be started yet."""
+    if options.devices:
+        if len(options.devices) > 1 and options.replicas == 1:  # one model over them all
+            return 0 if held else 1
+        there = [row for row in held if {row.device, f"{row.host}/{row.device}"} & set(options.devices)]
+        return max(0, options.replicas - len(there))
+    return max(0, options.replicas - len(held))
+
+
+def _refuse_if_failed_lately(model: Model) -> None:
+    """A broken model is not loaded again for every request; its true error is told instead."""
+    since = Now() - timedelta(seconds=settings.LOAD_RETRY_SECONDS)
+    failed = Deployment.objects.filter(
+        model=model, state=State.FAILED, error_code=ModelLoadFailed.code, changed_at__gt=since
+    ).first()
+    if failed is not None:
+        raise error_of(failed)
+
+
+def _place(
+    model: Model,
+    options: LoadOptions,
+    missing: int,
+    *,
+    rows: Iterable[Deployment],
+    held: Iterable[Deployment],
+    alive: Sequence[WorkerReport],
+) -> list[Deployment]:
+    quantization = options.quantization or settings.ENGINE_QUANTIZATION
+    needs = Needs(model, quantization, options.context_length)
+    asked = Asked(
+        model_id=model.pk,
+        needs=needs.wanted,
+        least=needs.least,
+        backend=options.backend,
+        devices=options.devices,
+        replicas=missing,
+        max_memory=options.max_memory,
+        taken=frozenset(f"{row.host}/{device}" for row in held for device in row.devices),
+        may_evict=settings.EVICT,
+    )
+    placements = place(asked, fleet_facts(alive, rows=rows))
+    return [_want(model, options, quantization, placement) for placement in placements]
+
+
+def _want(model: Model, options: LoadOptions, quantization: str, placement: Placement) -> Deployment:
+    row, _ = Deployment.objects.update_or_create(
+        model=model,
+        host=placement.host,
+        device=placement.device,
+        defaults={
+            "devices": list(placement.devices),
+            "state": State.REQUESTED,
+            "origin": options.origin,
+            "quantization": quantization,
+            "context_length": options.context_length,
+            "max_memory_bytes": placement.cap_bytes,
+            "evicts": list(placement.evicts),
+            "estimated_bytes": placement.needed_bytes,
+            "measured_bytes": None,
+            "load_time": None,
+            "error_code": "",
+            "error": "",
+            "error_details": {},
+            "requested_at": Now(),
+            "loaded_at": None,
+        },
+    )
+    transaction.on_commit(lambda: send(LOAD_TASK, row, row.pk))
+    return row
+
+
+def fleet_facts(alive: Iterable[WorkerReport], *, rows: Iterable[Deployment]) -> list[DeviceFacts]:
+    """What placement needs to know of the workers that take work. Loads that have not begun yet keep their room."""
+    promised: dict[str, int] = defaultdict(int)
+    for row in rows:
+        if row.state == State.REQUESTED:
+            for device in set(row.devices):
+                promised[f"{row.host}/{device}"] += row.estimated_bytes // len(set(row.devices))
+    pinned = {row.model_id for row in rows if row.model.pinned}
+    return [
+        DeviceFacts(
+            host=worker.host,
+            device=worker.device,
+            kind=worker.backend,
+            total_bytes=worker.memory.total_bytes,
+            free_bytes=worker.memory.free_bytes,
+            reserved_bytes=promised[f"{worker.host}/{worker.device}"],
+            busy=sum(item.in_flight for item in worker.deployments),
+            held=tuple(
+                Held(
+                    item.model_id,
+                    item.ready.memory_bytes,
+                    item.idle_seconds,
+                    item.in_flight > 0,
+                    item.model_id in pinned,
+                )
+                for item in worker.deployments
+                if item.state == "loaded" and item.ready is not None
+            ),
+        )
+        for worker in alive
+        if not worker.draining and worker.memory is not None
+    ]
+
+
+# ---------------------------------------------------------------- unload
+
+
+async def unload(
+    model: Model, *, force: bool = False, device: str = "", reason: str = "asked", only_if_idle_for: float | None = None
+) -> Unloaded:
+    """Unload a model everywhere, or from one device, and wait until its memory is free. Raises ApiError.
+
+    What runs is let end first; with `force` it fails at once.
+    """
+    tickets = await sync_to_async(request_unload)(
+        model, force=force, device=device, reason=reason, only_if_idle_for=only_if_idle_for
+    )
+    done = Unloaded()
+    for place_name, ticket in tickets:
+        freed = await _outcome(place_name, ticket)
+        if freed is not None:
+            done.was_loaded = True
+            done.freed_bytes += freed
+            done.places.append(place_name)
+    return done
+
+
+def request_unload(
+    model: Model, *, force: bool = False, device: str = "", reason: str = "asked", only_if_idle_for: float | None = None
+) -> list[tuple[str, str]]:
+    """Tell the workers that hold a model to unload it; returns `host/device` and a ticket for each outcome."""
+    alive = live_workers()
+    tickets = []
+    for row in Deployment.objects.filter(model=model):
+        if device and device not in {row.device, f"{row.host}/{row.device}"}:
+            continue
+        worker = _worker_of(row, alive)
+        if worker is None:
+            if row.state not in {State.UNLOADED, State.LOST}:
+                Deployment.objects.filter(pk=row.pk).update(state=State.UNLOADED, changed_at=Now())
+            continue
+        if only_if_idle_for is None:
+            if row.state in {State.UNLOADED, State.FAILED, State.LOST} and worker.deployment(row.model_id) is None:
+                continue
+            Deployment.objects.filter(pk=row.pk).update(state=State.UNLOADING, changed_at=Now())
+        ticket = secrets.token_hex(8)
+        send(UNLOAD_TASK, row, row.pk, ticket, force, reason, only_if_idle_for)
+        tickets.append((f"{row.host}/{row.device}", ticket))
+    return tickets
+
+
+def ticket_key(ticket: str) -> str:
+    """Where a worker tells how an unload went: the bytes it freed, or `-` when there was nothing to do."""
+    return key("unloaded", ticket)
+
+
+async def _outcome(place_name: str, ticket: str) -> int | None:
+    pause = _FIRST_LOOK_SECONDS
+    while True:
+        value = await async_redis().getdel(ticket_key(ticket))
+        if value is not None:
+            return None if value == b"-" else int(value)
+        if not any(f"{worker.host}/{worker.device}" == place_name for worker in await alive_workers()):
+            raise BackendUnavailable("The worker was lost while it unloaded the model; its memory is free.")
+        await asyncio.sleep(pause)
+        pause = min(pause * 1.5, _LOOK_SECONDS)
+
+
+# ---------------------------------------------------------------- both
+
+
+def send(task: str, row: Deployment, *arguments: object) -> None:
+    """Put a task into the control queue of a deployment's worker."""
+    current_app.send_task(task, arguments, queue=control_queue_name(row.host, row.device), ignore_result=True)
+
+
+def _worker_of(row: Deployment, alive: Iterable[WorkerReport]) -> WorkerReport | None:
+    return next(
+        (item for item in alive if (item.host, item.device) == (row.host, row.device) and not item.draining), None
+    )

@@ -1,0 +1,25 @@
+"""Celery tasks: loads and unloads on a device's control queue, and the care for deployments on the scheduler's."""
+
+from celery import shared_task
+
+from models_mgmt import upkeep
+from models_mgmt.device_host import current_host
+
+
+@shared_task(name="models_mgmt.tasks.load_deployment", acks_late=True, ignore_result=True)  # type: ignore[untyped-decorator]
+def load_deployment(deployment_id: int) -> None:
+    current_host().load(deployment_id)
+
+
+@shared_task(name="models_mgmt.tasks.unload_deployment", acks_late=True, ignore_result=True)  # type: ignore[untyped-decorator]
+def unload_deployment(
+    deployment_id: int, ticket: str, force: bool, reason: str, only_if_idle_for: float | None
+) -> None:
+    current_host().unload(deployment_id, ticket=ticket, force=force, reason=reason, only_if_idle_for=only_if_idle_for)
+
+
+@shared_task(name="models_mgmt.tasks.keep_deployments", ignore_result=True)  # type: ignore[untyped-decorator]
+def keep_deployments() -> None:
+    upkeep.mark_lost()
+    upkeep.send_again()
+    upkeep.unload_idle()

@@ -1,0 +1,309 @@
+"""Asking for loads and unloads: rows, messages, and who finds what. The workers are announced by the test."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from asgiref.sync import sync_to_async
+from django.db.models.functions import Now
+from pytest_django import Settings
+
+from common.errors import BackendUnavailable, InsufficientMemory, ModelLoadFailed
+from common.events import ModelLost, read_events
+from common.redis import sync_redis
+from engine.messages import Ready
+from models_mgmt import deployments, upkeep
+from models_mgmt.deployments import LOAD_TASK, UNLOAD_TASK, LoadOptions, demand, load, request_load, unload
+from models_mgmt.device_memory import DeviceMemory
+from models_mgmt.models import Deployment, Model
+from models_mgmt.presence import DeploymentReport, WorkerReport, announce, queue_name
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+GB = 1024**3
+State, Origin = Deployment.State, Deployment.Origin
+Sent = list[tuple[str, str, tuple[Any, ...]]]
+
+
+def ready(memory_bytes: int = GB) -> Ready:
+    return Ready("cpu", "Llama", 1, 1, 128, "bf16", False, memory_bytes, 0, 32, 0.5)
+
+
+def announced(
+    place: str = "a/cpu", *, free: int = 8 * GB, loaded: dict[str, float] | None = None, state: Any = "loaded"
+) -> WorkerReport:
+    """A live worker; `loaded`: models with the seconds since their last request."""
+    host, device = place.split("/")
+    report = WorkerReport(
+        worker_id=f"worker-{host}-{device}",
+        host=host,
+        device=device,
+        backend=device.rstrip("0123456789"),
+        queue=queue_name(host, device),
+        pid=1,
+        started_at=0.0,
+        memory=DeviceMemory(16 * GB, free),
+        deployments=tuple(
+            DeploymentReport(model_id=model_id, state=state, ready=ready(), idle_seconds=idle)
+            for model_id, idle in (loaded or {}).items()
+        ),
+    )
+    announce(report)
+    return report
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
+    """What was put into control queues: task, queue, arguments."""
+    messages: Sent = []
+
+    def send_task(name: str, arguments: Sequence[Any], *, queue: str, **_: Any) -> None:
+        messages.append((name, queue, tuple(arguments)))
+
+    monkeypatch.setattr(deployments.current_app, "send_task", send_task)
+    return messages
+
+
+@pytest.fixture(autouse=True)
+async def redis(clean_redis: str) -> str:
+    return clean_redis
+
+
+@pytest.fixture
+def model() -> Model:
+    return Model.objects.create(id="m", name="M", source_kind="echo")
+
+
+def settle(row: Deployment, state: str, **fields: Any) -> None:
+    """What the worker would write."""
+    Deployment.objects.filter(pk=row.pk).update(state=state, changed_at=Now(), **fields)
+
+
+def test_a_load_is_a_row_and_a_message_to_the_devices_worker(model: Model, sent: Sent) -> None:
+    announced("a/cuda0")
+
+    requested = request_load(model, LoadOptions(quantization="int8", context_length=64))
+
+    (row,) = requested.deployments
+    assert (row.host, row.device, row.devices, row.state) == ("a", "cuda0", ["cuda0"], State.REQUESTED)
+    assert (row.quantization, row.context_length, row.origin) == ("int8", 64, Origin.ASKED)
+    assert sent == [(LOAD_TASK, "control.a.cuda0", (row.pk,))]
+
+
+def test_who_asks_for_the_same_model_finds_the_same_row(model: Model, sent: Sent) -> None:
+    announced("a/cpu")
+    announced("b/cpu")
+
+    first, second = (request_load(model, LoadOptions()) for _ in range(2))
+
+    assert first.ids == second.ids
+    assert len(sent) == 1
+
+
+def test_a_loaded_model_stays_as_it_is(model: Model, sent: Sent) -> None:
+    announced()
+    (row,) = request_load(model, LoadOptions()).deployments
+    settle(row, State.LOADED)
+
+    again = request_load(model, LoadOptions(quantization="int4"))
+
+    assert again.ids == ()
+    assert again.deployments[0].quantization == row.quantization
+    assert len(sent) == 1
+
+
+def test_missing_replicas_are_added_to_those_that_are_there(model: Model, sent: Sent) -> None:
+    for place in ("a/cuda0", "a/cuda1", "b/cuda0"):
+        announced(place)
+    request_load(model, LoadOptions())
+    assert len(request_load(model, LoadOptions(replicas=3)).deployments) == 3
+    assert len({queue for _, queue, _ in sent}) == 3
+
+
+def test_a_device_that_lacks_the_model_gets_it_when_it_is_asked_for(model: Model, sent: Sent) -> None:
+    announced("a/cuda0")
+    request_load(model, LoadOptions())
+    announced("a/cuda1")
+
+    request_load(model, LoadOptions(devices=("cuda1",)))
+    request_load(model, LoadOptions(devices=("a/cuda1",)))
+
+    assert [queue for _, queue, _ in sent] == ["control.a.cuda0", "control.a.cuda1"]
+
+
+def test_models_that_are_about_to_be_loaded_keep_their_room(model: Model, sent: Sent) -> None:
+    another = Model.objects.create(id="n", name="N", source_kind="echo")
+    announced("a/cpu", free=3 * GB)
+    announced("b/cpu", free=8 * GB)
+    (row,) = request_load(model, LoadOptions()).deployments
+    assert row.host == "a"
+    Deployment.objects.update(estimated_bytes=3 * GB)
+
+    facts = deployments.fleet_facts([announced("a/cpu", free=3 * GB)], rows=Deployment.objects.select_related("model"))
+
+    assert facts[0].room == 0
+    assert another.pk not in {held.model_id for held in facts[0].held}
+
+
+def test_without_a_worker_nothing_is_loaded(model: Model, sent: Sent) -> None:
+    with pytest.raises(BackendUnavailable, match="No worker"):
+        request_load(model, LoadOptions())
+    assert not Deployment.objects.exists()
+
+
+def test_a_broken_model_is_not_loaded_again_for_every_request_but_for_an_administrator(
+    model: Model, sent: Sent
+) -> None:
+    announced()
+    (row,) = request_load(model, LoadOptions(origin=Origin.DEMAND)).deployments
+    settle(row, State.FAILED, error_code="MODEL_LOAD_FAILED", error="The file ends too early.")
+
+    with pytest.raises(ModelLoadFailed, match="The file ends too early"):
+        request_load(model, LoadOptions(origin=Origin.DEMAND))
+
+    assert request_load(model, LoadOptions()).ids == (row.pk,)
+
+
+def test_a_broken_model_is_tried_again_for_requests_after_a_while(model: Model, sent: Sent, settings: Settings) -> None:
+    announced()
+    (row,) = request_load(model, LoadOptions(origin=Origin.DEMAND)).deployments
+    settle(row, State.FAILED, error_code="MODEL_LOAD_FAILED", error="The file ends too early.")
+    settings.LOAD_RETRY_SECONDS = 0.0
+    assert request_load(model, LoadOptions(origin=Origin.DEMAND)).ids == (row.pk,)
+
+
+async def test_a_load_is_answered_when_it_is_done(model: Model, sent: Sent) -> None:
+    announced()
+    loading = asyncio.ensure_future(load(model, LoadOptions()))
+    await until(lambda: bool(sent))
+    row = await Deployment.objects.aget()
+    await sync_to_async(settle)(row, State.LOADED, measured_bytes=GB)
+
+    (done,) = await loading
+
+    assert done.measured_bytes == GB
+
+
+async def test_a_failed_load_raises_what_the_worker_has_written(model: Model, sent: Sent) -> None:
+    announced()
+    loading = asyncio.ensure_future(load(model, LoadOptions()))
+    await until(lambda: bool(sent))
+    row = await Deployment.objects.aget()
+    await sync_to_async(settle)(
+        row, State.FAILED, error_code="INSUFFICIENT_MEMORY", error="Too much.", error_details={"needed_bytes": 7}
+    )
+
+    with pytest.raises(InsufficientMemory, match="Too much") as caught:
+        await loading
+    assert caught.value.details == {"needed_bytes": 7}
+
+
+async def test_a_load_ends_with_its_worker(model: Model, sent: Sent, settings: Settings) -> None:
+    settings.WORKER_LOST_SECONDS = 0.1
+    await sync_to_async(announced)()
+    loading = asyncio.ensure_future(load(model, LoadOptions()))
+    await until(lambda: bool(sent))
+    await asyncio.sleep(0.3)
+    await sync_to_async(upkeep.mark_lost)()
+
+    with pytest.raises(ModelLoadFailed, match="worker was lost"):
+        await loading
+
+
+async def test_a_demand_names_the_worker_that_has_or_loads_the_model(model: Model, sent: Sent) -> None:
+    announced("a/cpu")
+    assert await demand("m") == "worker-a-cpu"
+    assert await demand("m") == "worker-a-cpu"
+    assert len(sent) == 1
+
+
+async def test_an_unload_tells_each_worker_and_adds_up_what_they_freed(model: Model, sent: Sent) -> None:
+    for place in ("a/cuda0", "a/cuda1"):
+        announced(place)
+    rows = (await sync_to_async(request_load)(model, LoadOptions(replicas=2))).deployments
+    for row in rows:
+        await sync_to_async(settle)(row, State.LOADED)
+    sent.clear()
+    unloading = asyncio.ensure_future(unload(model, force=True))
+    await until(lambda: len(sent) == 2)
+    assert {name for name, *_ in sent} == {UNLOAD_TASK}
+    for _, _, (_, ticket, force, reason, only_if_idle_for) in sent:
+        assert (force, reason, only_if_idle_for) == (True, "asked", None)
+        sync_redis().set(deployments.ticket_key(ticket), GB)
+
+    done = await unloading
+
+    assert (done.was_loaded, done.freed_bytes, sorted(done.places)) == (True, 2 * GB, ["a/cuda0", "a/cuda1"])
+
+
+async def test_an_unload_of_what_is_not_loaded_does_nothing(model: Model, sent: Sent) -> None:
+    announced()
+    assert (await unload(model)).was_loaded is False
+    assert sent == []
+
+
+def test_deployments_of_a_lost_worker_are_called_lost_and_told_of(model: Model, sent: Sent, clean_redis: str) -> None:
+    announced("a/cpu")
+    (row,) = request_load(model, LoadOptions()).deployments
+    settle(row, State.LOADED)
+    upkeep.mark_lost()
+    row.refresh_from_db()
+    assert row.state == State.LOADED
+
+    sync_redis().flushdb()
+    upkeep.mark_lost()
+    upkeep.mark_lost()
+
+    row.refresh_from_db()
+    assert (row.state, row.error) == (State.LOST, "Its worker was lost.")
+    assert asyncio.run(_events()) == [ModelLost(model="m", host="a", device="cpu", error="Its worker was lost.")]
+
+
+def test_a_load_whose_message_was_lost_is_sent_again(model: Model, sent: Sent, monkeypatch: pytest.MonkeyPatch) -> None:
+    announced()
+    (row,) = request_load(model, LoadOptions()).deployments
+    upkeep.send_again()
+    assert len(sent) == 1
+    monkeypatch.setattr(upkeep, "_FORGOTTEN", -upkeep._FORGOTTEN)
+    upkeep.send_again()
+    assert sent[1] == (LOAD_TASK, "control.a.cpu", (row.pk,))
+
+
+def test_idle_models_are_unloaded_and_pinned_or_used_ones_are_not(model: Model, sent: Sent, settings: Settings) -> None:
+    settings.KEEP_ALIVE = 60
+    Model.objects.create(id="pinned", name="P", source_kind="echo", pinned=True)
+    Model.objects.create(id="used", name="U", source_kind="echo")
+    for row in Model.objects.all():
+        Deployment.objects.create(model=row, host="a", device="cpu", devices=["cpu"], state=State.LOADED)
+    announced(loaded={"m": 61.0, "pinned": 1000.0, "used": 3.0})
+
+    upkeep.unload_idle()
+
+    ((name, queue, (pk, _, force, reason, only_if_idle_for)),) = sent
+    assert (name, queue, pk) == (UNLOAD_TASK, "control.a.cpu", Deployment.objects.get(model=model).pk)
+    assert (force, reason, only_if_idle_for) == (False, "idle", 60)
+
+
+def test_idle_models_stay_when_the_setting_says_so(model: Model, sent: Sent, settings: Settings) -> None:
+    settings.KEEP_ALIVE = 0
+    Deployment.objects.create(model=model, host="a", device="cpu", state=State.LOADED)
+    announced(loaded={"m": 1e6})
+    upkeep.unload_idle()
+    assert sent == []
+
+
+async def until(condition: Any) -> None:
+    for _ in range(500):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail("not within 5 s")
+
+
+async def _events() -> list[Any]:
+    from common.redis import close_async_redis
+
+    events = [recorded.event for recorded in await read_events()]
+    await close_async_redis()
+    return events
