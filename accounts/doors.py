@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
 import msgspec
+from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
@@ -11,10 +12,12 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from accounts.browsable import page_of, session_caller, wants_page
 from accounts.caller import Caller, Permission, granted_by
 from accounts.credentials import credential_of, identify
 from accounts.limits import count_request
 from common.client_address import counted_address
+from common.envelope import ErrorResponse
 from common.errors import AuthenticationFailed, MethodNotAllowed, PermissionDenied, RateLimitExceeded
 from common.middleware import refusal_of
 
@@ -43,7 +46,9 @@ class Door(APIView):
             response: HttpResponseBase = await self._handler_of(self.request)(self.request, *args, **kwargs)
         except Exception as error:  # noqa: BLE001  # the one place where failures become answers
             response = self.handle_exception(error)
-        if isinstance(response, Response):
+        if isinstance(response, Response | ErrorResponse) and wants_page(request):
+            response = await sync_to_async(page_of)(self, response)
+        elif isinstance(response, Response):
             response = _rendered(response)
         for name, value in self.headers.items():
             response.headers[name] = value
@@ -65,9 +70,12 @@ class Door(APIView):
         """Set the caller, count the request and check the permission; raises the reason to refuse."""
         credential = credential_of(request)
         caller = await identify(credential) if credential and self.permission is not None else None
+        if credential is None and self.permission is not None and wants_page(request):
+            self.caller = _nobody(request)
+            caller = await sync_to_async(session_caller)(request._request)
         is_known = caller is not None
         if caller is None:
-            caller = Caller(identity=f"address:{counted_address(request)}", permissions=_open_to_all())
+            caller = _nobody(request)
         self.caller = caller
         if self.limit_group is not None:
             await self._count(self.limit_group)
@@ -87,11 +95,21 @@ class Door(APIView):
         if not usage.is_admitted:
             raise RateLimitExceeded(details={"limit": usage.limit, "reset": usage.reset}, retry_after=usage.retry_after)
 
+    def allows(self, method: str) -> bool:
+        """Whether the caller of this request could also send this method."""
+        needed = self._needed_permission(method)
+        return needed is None or needed in self.caller.permissions
+
     def _needed_permission(self, method: str) -> Permission | None:
         """None for a method that the door has no rule for: it will be refused as unknown."""
         if isinstance(self.permission, Mapping):
             return self.permission.get("GET" if method == "HEAD" else method)
         return self.permission
+
+
+def _nobody(request: Request) -> Caller:
+    """A caller without credentials, or with bad ones."""
+    return Caller(identity=f"address:{counted_address(request)}", permissions=_open_to_all())
 
 
 def _open_to_all() -> frozenset[Permission]:
