@@ -10,8 +10,7 @@ from django.db import DEFAULT_DB_ALIAS, DatabaseError, OperationalError, connect
 from django.db.migrations.executor import MigrationExecutor
 
 from accounts import tokens
-from accounts.models import User
-from accounts.services import ADMINISTRATOR, ensure_administrator, ensure_api_key
+from accounts.services import ensure_administrator, ensure_api_key, first_administrator
 from llama_gpu_site.supervisor.failure import StartError
 from models_mgmt import demo
 from models_mgmt.looking import describe
@@ -67,8 +66,8 @@ def provision_model(say: Say) -> str:
 
 
 def access_token() -> str:
-    """A token of the administrator's, for the first request."""
-    return tokens.issue(User.objects.get(username=ADMINISTRATOR))[0]
+    """An administrator's token, for the first request."""
+    return tokens.issue(first_administrator())[0]
 
 
 def _provision_demo_model(say: Say) -> str:
