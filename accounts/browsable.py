@@ -39,9 +39,9 @@ def session_caller(request: HttpRequest) -> Caller | None:
     user = get_user(request)
     if not isinstance(user, User):
         return None
-    check = CSRFCheck(lambda _: HttpResponse())
+    check = CSRFCheck(_nothing)
     check.process_request(request)
-    if check.process_view(request, None, (), {}):
+    if check.process_view(request, _nothing, (), {}):
         raise PermissionDenied("The page's CSRF token is missing or wrong; load the page again.")
     return caller_of(user)
 
@@ -62,11 +62,20 @@ def page_of(door: Any, response: Response | ErrorResponse) -> HttpResponse:
     return page
 
 
+def _nothing(request: HttpRequest) -> HttpResponse:
+    """The view that Django's check of CSRF tokens is made around; it is never called."""
+    return HttpResponse()
+
+
 class _PageRenderer(BrowsableAPIRenderer):
     """REST framework's own, with the doors' rules instead of its permission classes."""
 
     def show_form_for_method(self, view: Any, method: str, request: Request, obj: Any) -> bool:
         return method in view.allowed_methods and view.allows(method)
+
+    def get_context(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Without the button for OPTIONS, whose answer has no page."""
+        return {**super().get_context(*args, **kwargs), "options_form": None}
 
     def get_description(self, view: Any, status_code: int) -> str:
         handler = getattr(view, str(view.request.method).lower(), None)

@@ -14,7 +14,7 @@ from django.utils import timezone
 from accounts import audit
 from accounts.api_key_format import digest_of, lookup_of, new_key, prefix_of
 from accounts.audit import SERVER, Actor
-from accounts.caller import LEVELS, Caller, Permission, Tier
+from accounts.caller import LEVELS, Caller, Permission, Tier, granted_by
 from accounts.freshness import announce_change
 from accounts.models import ApiKey, User
 from common.envelope import timestamp
@@ -86,7 +86,7 @@ def create_api_key(
 def update_api_key(*, key: ApiKey, changes: dict[str, Any], actor: Actor, reach: Reach = UNLIMITED) -> ApiKey:
     """Change some of CHANGEABLE. Raises PermissionDenied beyond `reach`, InvalidInput for a wider permission."""
     row = _locked(key)
-    _check_within(reach, row)
+    _check_manages(reach, row)
     if not reach.is_admin and any(field in changes for field in FOR_ADMINISTRATORS):
         raise PermissionDenied("Only administrators change a tier or a token budget.", details={"required": "admin"})
     if "permission" in changes and LEVELS.index(changes["permission"]) > LEVELS.index(row.level):
@@ -96,7 +96,8 @@ def update_api_key(*, key: ApiKey, changes: dict[str, Any], actor: Actor, reach:
     before = {field: _value(row, field) for field in changes}
     for field, value in changes.items():
         setattr(row, field, value)
-    _check_within(reach, row)
+    if "expires_at" in changes:
+        _check_within(reach, row)
     changed = {field: (before[field], _value(row, field)) for field in changes if before[field] != _value(row, field)}
     if changed:
         row.save(update_fields=list(changed))
@@ -133,7 +134,7 @@ def rotate_api_key(
 def revoke_api_key(*, key: ApiKey, actor: Actor, reach: Reach = UNLIMITED) -> ApiKey:
     """End a key and the one that it replaced; doing it twice is the same as once."""
     row = _locked(key)
-    _check_within(reach, row)
+    _check_manages(reach, row)
     if row.revoked_at is None:
         row.revoked_at = timezone.now()
         row.save(update_fields=["revoked_at"])
@@ -181,8 +182,14 @@ def _locked(key: ApiKey) -> ApiKey:
     return ApiKey.objects.select_for_update(of=("self",)).select_related("owner").get(pk=key.pk)
 
 
+def _check_manages(reach: Reach, row: ApiKey) -> None:
+    """Refuse to narrow or end a key that can now do more than what it is done with."""
+    if not row.permissions <= granted_by(reach.permission):
+        raise PermissionDenied("The key can do more than what you came with.", details={"required": row.level})
+
+
 def _check_within(reach: Reach, row: ApiKey) -> None:
-    """Refuse to touch or make a key that can do more, or lives longer, than what it is done with."""
+    """Refuse to hand out a key that can do more, or lives longer, than what it is done with."""
     if LEVELS.index(row.level) > LEVELS.index(reach.permission):
         raise PermissionDenied(
             "The key can do more than the credential you came with.", details={"required": row.level}

@@ -208,6 +208,7 @@ REST_FRAMEWORK = {
     "DEFAULT_SCHEMA_CLASS": "common.openapi.DoorSchema",
     "EXCEPTION_HANDLER": "common.exception_handler.handle_exception",
     "UNAUTHENTICATED_USER": None,
+    "URL_FORMAT_OVERRIDE": None,  # an unknown parameter is refused, `format` too
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "LLaMA GPU API",

@@ -7,6 +7,7 @@ from django.test import AsyncClient
 from django.utils import timezone
 
 from accounts.api_key_format import digest_of, prefix_of
+from accounts.credentials import forget_callers
 from accounts.models import ApiKey, Role, User
 from common.envelope import timestamp
 from tests.accounts.conftest import bearer, make_key, make_user
@@ -181,6 +182,28 @@ async def test_a_weaker_credential_touches_no_stronger_key(client: AsyncClient) 
     assert longer_living.status_code == 403
     await strong.arefresh_from_db()
     assert (strong.name, strong.state, strong.rotated_at) == ("test", "active", None)
+
+
+async def test_an_expiring_key_ends_keys_that_live_longer(client: AsyncClient) -> None:
+    admin = await make_key(expires_at=timezone.now() + timedelta(hours=1))
+    await make_key(await make_user(Role.OPERATOR, "bob"), permission="write")
+    path = f"{KEYS}/{(await ApiKey.objects.alast()).pk}"  # type: ignore[union-attr]
+    assert (await send(client, "patch", path, {"permissions": ["read"]}, admin)).status_code == 200
+    assert (await send(client, "patch", path, {"expires_at": "2099-01-01T00:00:00Z"}, admin)).status_code == 403
+    assert (await send(client, "post", f"{path}/rotate", {}, admin)).status_code == 403
+    assert (await client.delete(path, headers=bearer(admin))).status_code == 200
+
+
+async def test_a_demoted_user_can_end_the_keys_of_better_days(client: AsyncClient) -> None:
+    bob = await make_user(Role.OPERATOR, "bob")
+    await make_key(bob, permission="write")
+    path = f"{KEYS}/{(await ApiKey.objects.aget()).pk}"
+    reader = await make_key(bob, permission="read")
+    assert (await client.delete(path, headers=bearer(reader))).status_code == 403
+    await User.objects.aupdate(role=Role.VIEWER)
+    forget_callers()
+    assert (await send(client, "post", f"{path}/rotate", {}, reader)).status_code == 403
+    assert (await client.delete(path, headers=bearer(reader))).status_code == 200
 
 
 async def test_a_rotated_key_works_through_its_grace_time(client: AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
