@@ -17,7 +17,7 @@ from plugins_app.serializers import (
     ConfigureRequest,
     ConfigureResponse,
     LoadRequest,
-    LoadResponse,
+    PluginLoadResponse,
     PluginResponse,
     PluginsResponse,
     UnloadResponse,
@@ -86,7 +86,7 @@ class PluginLoad(PluginDoor):
         tags=["Plugins"],
         parameters=[_PLUGIN_ID],
         request=LoadRequest,
-        responses={200: LoadResponse, 404: _NOT_FOUND, 500: _LOAD_FAILED},
+        responses={200: PluginLoadResponse, 404: _NOT_FOUND, 500: _LOAD_FAILED},
         examples=[_EXAMPLE],
     )
     async def post(self, request: Request, plugin_id: str) -> Response:

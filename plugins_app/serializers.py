@@ -109,7 +109,7 @@ class PluginResponse(serializers.Serializer[Any]):
     plugin = PluginBody()
 
 
-class LoadResponse(PluginResponse):
+class PluginLoadResponse(PluginResponse):
     message = serializers.CharField()
 
 
