@@ -63,3 +63,17 @@ class RequestRecord(models.Model):
 
     def __str__(self) -> str:
         return f"{self.request_id} {self.state}"
+
+
+class ModelTotal(models.Model):
+    """Sums over all requests of a model. Seconds are those of completed ones; what is decoded leaves first tokens out."""
+
+    model = models.CharField(max_length=200, primary_key=True)
+    requests = models.PositiveBigIntegerField(default=0)
+    completed = models.PositiveBigIntegerField(default=0)
+    latency = models.FloatField(default=0.0)
+    decoded_tokens = models.PositiveBigIntegerField(default=0)
+    decode_seconds = models.FloatField(default=0.0)
+
+    def __str__(self) -> str:
+        return self.model

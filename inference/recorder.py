@@ -11,6 +11,7 @@ from django.db import DatabaseError, close_old_connections, connection, transact
 from accounts import usage
 from common.request_id import request_id as current_request_id
 from engine.messages import Failed, Finished, RequestEvent
+from inference import totals
 from inference.models import RequestRecord
 from inference.running import Running
 
@@ -98,6 +99,7 @@ class Recorder:
                 with transaction.atomic():
                     RequestRecord.objects.bulk_create(records)
                     usage.add(map(_spent, records))
+                    totals.add(records)
             except DatabaseError:
                 logger.warning("%d records could not be written, attempt %d", len(records), attempt, exc_info=True)
                 time.sleep(attempt * 0.5)

@@ -16,7 +16,7 @@ from common.openapi import ErrorResponseBody
 from models_mgmt import services
 from models_mgmt.live import with_workers
 from models_mgmt.looking import Described, describe
-from models_mgmt.models import Model
+from models_mgmt.models import Deployment, Model
 from models_mgmt.performance import performance_of
 from models_mgmt.presence import alive_workers
 from models_mgmt.selectors import find_models, resolve_model
@@ -144,7 +144,8 @@ async def _detail(model_id: str) -> dict[str, Any]:
     row = await sync_to_async(services.registered_model)(model_id)
     (live,) = with_workers([row], await alive_workers())
     performance = await sync_to_async(performance_of)(row.id)
-    return await sync_to_async(detail_body)(live, performance)
+    deployments = [deployment async for deployment in Deployment.objects.filter(model=row)]
+    return await sync_to_async(detail_body)(live, performance, deployments)
 
 
 async def _looked_at(source: str, **options: Any) -> Described:

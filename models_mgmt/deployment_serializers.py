@@ -1,6 +1,6 @@
 """Bodies of loads, unloads and workers, as they come in and go out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rest_framework import serializers
@@ -8,6 +8,7 @@ from rest_framework import serializers
 from common.byte_sizes import format_bytes
 from common.serializers import StrictSerializer
 from models_mgmt.deployments import LoadOptions
+from models_mgmt.live import LiveModel
 from models_mgmt.memory_limit import MemoryLimit, parse_memory_limit
 from models_mgmt.models import Deployment, Model
 from models_mgmt.presence import DeploymentReport, LostWorker, WorkerReport
@@ -98,6 +99,28 @@ class UnloadResponse(serializers.Serializer[Any]):
     freed_memory_bytes = serializers.IntegerField()
 
 
+class DeploymentBody(serializers.Serializer[Any]):
+    """The model on one device."""
+
+    device = serializers.CharField()
+    host = serializers.CharField()
+    devices = serializers.ListField(child=serializers.CharField(), help_text="Where its layers lie.")
+    state = serializers.ChoiceField(choices=["loading", "loaded", "unloading", "failed", "lost"])
+    progress = serializers.FloatField(help_text="From 0 to 1 while it loads.")
+    stage = serializers.CharField(help_text="At what a load is: wait, download, convert, read, quantise, warm up.")
+    backend = serializers.CharField(allow_null=True)
+    quantization = serializers.CharField(allow_null=True)
+    memory_usage = serializers.CharField(allow_null=True, help_text="Measured.")
+    memory_usage_bytes = serializers.IntegerField(allow_null=True)
+    estimated_memory = serializers.CharField(allow_null=True, help_text="What it was expected to take.")
+    estimated_memory_bytes = serializers.IntegerField(allow_null=True)
+    load_time = serializers.FloatField(allow_null=True, help_text="Seconds.")
+    running = serializers.IntegerField(help_text="Requests that run now.")
+    waiting = serializers.IntegerField(help_text="Requests that wait for their turn.")
+    error = serializers.CharField(help_text="Why it failed or was lost; empty unless it did.")
+    error_code = serializers.CharField()
+
+
 class HeldModelBody(serializers.Serializer[Any]):
     """A model that a worker has."""
 
@@ -169,6 +192,46 @@ def loaded_model_body(model: Model, rows: Sequence[Deployment], reports: Sequenc
     if estimated := sum(row.estimated_bytes for row in rows):
         body |= sized("estimated_memory", estimated)
     return body
+
+
+def deployment_bodies(live: LiveModel, rows: Iterable[Deployment]) -> list[dict[str, Any]]:
+    """What the workers say of a model now, and what is known of deployments that none speaks of."""
+    by_place = {(row.host, row.device): row for row in rows}
+    bodies = []
+    for worker, report in live.deployments:
+        bodies.append(_deployment(worker.host, worker.device, report, by_place.pop((worker.host, worker.device), None)))
+    for row in by_place.values():
+        if row.state == Deployment.State.FAILED:
+            state: Any = "failed"
+        elif (row.host, row.device) in live.devices:  # its worker lives and has not taken it up yet
+            state = "loading" if row.is_wanted else None
+        else:
+            state = "lost" if row.is_wanted or row.state == Deployment.State.LOST else None
+        if state is not None:
+            report = DeploymentReport(model_id=row.model_id, state=state, error=row.error, error_code=row.error_code)
+            bodies.append(_deployment(row.host, row.device, report, row))
+    return bodies
+
+
+def _deployment(host: str, device: str, report: DeploymentReport, row: Deployment | None) -> dict[str, Any]:
+    ready = report.ready
+    return {
+        "device": device,
+        "host": host,
+        "devices": row.devices if row else [device],
+        "state": report.state,
+        "progress": round(report.progress, 3),
+        "stage": report.stage,
+        "backend": ready.backend if ready else None,
+        "quantization": ready.quantization if ready else None,
+        **sized("memory_usage", ready.memory_bytes if ready else None),
+        **sized("estimated_memory", (row.estimated_bytes or None) if row else None),
+        "load_time": row.load_time if row else None,
+        "running": report.running,
+        "waiting": report.waiting,
+        "error": report.error,
+        "error_code": report.error_code,
+    }
 
 
 def worker_body(worker: WorkerReport) -> dict[str, Any]:

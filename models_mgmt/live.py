@@ -11,10 +11,11 @@ from models_mgmt.presence import DeploymentReport, WorkerReport
 
 @dataclass(frozen=True, slots=True)
 class LiveModel:
-    """A registered model and its deployments on live workers."""
+    """A registered model and its deployments on live workers. `devices`: host and device of each live worker."""
 
     model: Model
     deployments: tuple[tuple[WorkerReport, DeploymentReport], ...]
+    devices: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def loaded(self) -> list[DeploymentReport]:
@@ -31,9 +32,9 @@ class LiveModel:
         return bool(self.loaded)
 
     @property
-    def state(self) -> Literal["available", "loading", "loaded", "failed"]:
+    def state(self) -> Literal["available", "loading", "loaded", "unloading", "failed"]:
         states = {deployment.state for _, deployment in self.deployments}
-        for state in ("loaded", "loading", "failed"):
+        for state in ("loaded", "loading", "unloading", "failed"):
             if state in states:
                 return state
         return "available"
@@ -57,7 +58,9 @@ class LiveModel:
 def with_workers(models: Iterable[Model], workers: Iterable[WorkerReport]) -> list[LiveModel]:
     """Each model with the workers that hold or load it."""
     held: dict[str, list[tuple[WorkerReport, DeploymentReport]]] = {}
+    devices = set()
     for worker in workers:
+        devices.add((worker.host, worker.device))
         for deployment in worker.deployments:
             held.setdefault(deployment.model_id, []).append((worker, deployment))
-    return [LiveModel(model, tuple(held.get(model.id, ()))) for model in models]
+    return [LiveModel(model, tuple(held.get(model.id, ())), frozenset(devices)) for model in models]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Performance:
+class Figures:
     """Measured figures; None for what nothing has been measured of.
 
     `tokens_per_second`: decode speed of one request. `avg_latency`: seconds per request, queueing included.
@@ -13,7 +13,15 @@ class Performance:
 
     tokens_per_second: float | None = None
     avg_latency: float | None = None
-    total_requests: int = 0
+    requests: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Performance:
+    """Of the last hour, and of all time."""
+
+    lately: Figures = Figures()
+    total: Figures = Figures()
 
 
 Measure = Callable[[str], Performance]

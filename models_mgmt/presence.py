@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 _REMEMBERED_SECONDS = 3600
 
-DeploymentState = Literal["loading", "loaded", "unloading", "failed"]
+DeploymentState = Literal["loading", "loaded", "unloading", "failed", "lost"]
 
 
 class DeploymentReport(msgspec.Struct, frozen=True):

@@ -1,15 +1,18 @@
 """What the model doors take and give."""
 
+from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 from rest_framework import serializers
 
 from common.byte_sizes import format_bytes
 from common.serializers import StrictSerializer
+from models_mgmt.deployment_serializers import DeploymentBody, deployment_bodies
 from models_mgmt.facts import shape_of
 from models_mgmt.live import LiveModel
 from models_mgmt.model_roots import shown
-from models_mgmt.models import Model
+from models_mgmt.models import Deployment, Model
 from models_mgmt.performance import Performance
 
 
@@ -81,22 +84,6 @@ class DeleteQuery(StrictSerializer):
     )
 
 
-class DeploymentBody(serializers.Serializer[Any]):
-    """The model on one device."""
-
-    device = serializers.CharField()
-    host = serializers.CharField()
-    state = serializers.ChoiceField(choices=["loading", "loaded", "failed"])
-    progress = serializers.FloatField(help_text="From 0 to 1 while it loads.")
-    backend = serializers.CharField(allow_null=True)
-    quantization = serializers.CharField(allow_null=True)
-    memory_usage = serializers.CharField(allow_null=True)
-    memory_usage_bytes = serializers.IntegerField(allow_null=True)
-    running = serializers.IntegerField(help_text="Requests that run now.")
-    waiting = serializers.IntegerField(help_text="Requests that wait for their turn.")
-    error = serializers.CharField(help_text="Why it failed; empty unless it did.")
-
-
 class ModelSummaryBody(serializers.Serializer[Any]):
     """A model in the list."""
 
@@ -105,7 +92,7 @@ class ModelSummaryBody(serializers.Serializer[Any]):
     size = serializers.CharField()
     type = serializers.ChoiceField(choices=Model.Type.choices)
     loaded = serializers.BooleanField()
-    state = serializers.ChoiceField(choices=["available", "loading", "loaded", "failed"])
+    state = serializers.ChoiceField(choices=["available", "loading", "loaded", "unloading", "failed"])
     default = serializers.BooleanField(help_text='Whether "default" means this model.')
     aliases = serializers.ListField(child=serializers.CharField(), help_text="Other names of it.")
     pinned = serializers.BooleanField()
@@ -118,10 +105,24 @@ class ModelSummaryBody(serializers.Serializer[Any]):
     estimated_memory_bytes = serializers.IntegerField(required=False)
 
 
+class FiguresBody(serializers.Serializer[Any]):
+    tokens_per_second = serializers.FloatField(allow_null=True, help_text="Decode speed of one request.")
+    avg_latency = serializers.FloatField(allow_null=True, help_text="Seconds per completed request, waiting included.")
+    requests = serializers.IntegerField()
+
+
 class PerformanceBody(serializers.Serializer[Any]):
-    tokens_per_second = serializers.FloatField(allow_null=True, help_text="Decode speed of one request, lately.")
-    avg_latency = serializers.FloatField(allow_null=True, help_text="Seconds per completed request of the last day.")
+    """Measured from real requests."""
+
+    tokens_per_second = serializers.FloatField(
+        allow_null=True, help_text="Decode speed of one request, in the last hour if there were any."
+    )
+    avg_latency = serializers.FloatField(
+        allow_null=True, help_text="Seconds per completed request, in the last hour if there were any."
+    )
     total_requests = serializers.IntegerField()
+    last_hour = FiguresBody()
+    total = FiguresBody()
 
 
 class ModelBody(ModelSummaryBody):
@@ -189,7 +190,7 @@ def summary_body(live: LiveModel) -> dict[str, Any]:
     return body
 
 
-def detail_body(live: LiveModel, performance: Performance) -> dict[str, Any]:
+def detail_body(live: LiveModel, performance: Performance, rows: Iterable[Deployment]) -> dict[str, Any]:
     model, ready = live.model, live.ready
     shape = shape_of(model.shape)
     return summary_body(live) | {
@@ -208,27 +209,19 @@ def detail_body(live: LiveModel, performance: Performance) -> dict[str, Any]:
         "trust_remote_code": model.trust_remote_code,
         "allow_pickle": model.allow_pickle,
         "created_at": model.created_at,
-        "performance": {
-            "tokens_per_second": live.tokens_per_second or performance.tokens_per_second,
-            "avg_latency": performance.avg_latency,
-            "total_requests": performance.total_requests,
-        },
-        "deployments": [
-            {
-                "device": worker.device,
-                "host": worker.host,
-                "state": deployment.state,
-                "progress": deployment.progress,
-                "backend": deployment.ready.backend if deployment.ready else None,
-                "quantization": deployment.ready.quantization if deployment.ready else None,
-                "memory_usage": format_bytes(deployment.ready.memory_bytes) if deployment.ready else None,
-                "memory_usage_bytes": deployment.ready.memory_bytes if deployment.ready else None,
-                "running": deployment.running,
-                "waiting": deployment.waiting,
-                "error": deployment.error,
-            }
-            for worker, deployment in live.deployments
-        ],
+        "performance": _performance_body(live, performance),
+        "deployments": deployment_bodies(live, rows),
+    }
+
+
+def _performance_body(live: LiveModel, performance: Performance) -> dict[str, Any]:
+    lately, total = performance.lately, performance.total
+    return {
+        "tokens_per_second": lately.tokens_per_second or live.tokens_per_second or total.tokens_per_second,
+        "avg_latency": total.avg_latency if lately.avg_latency is None else lately.avg_latency,
+        "total_requests": total.requests,
+        "last_hour": asdict(lately),
+        "total": asdict(total),
     }
 
 

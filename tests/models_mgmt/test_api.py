@@ -152,7 +152,13 @@ async def test_one_model_answers_as_documented(read: Read, name: str) -> None:
 async def test_a_model_that_is_not_loaded_tells_what_it_would_need(read: Read) -> None:
     model = (await read(f"{MODELS}/large")).json()["model"]
     assert (model["loaded"], model["estimated_memory"]) == (False, "12.6GB")
-    assert model["performance"] == {"tokens_per_second": None, "avg_latency": None, "total_requests": 0}
+    nothing = {"tokens_per_second": None, "avg_latency": None}
+    assert model["performance"] == {
+        **nothing,
+        "total_requests": 0,
+        "last_hour": {**nothing, "requests": 0},
+        "total": {**nothing, "requests": 0},
+    }
     assert "memory_usage" not in model
 
 
