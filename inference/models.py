@@ -66,7 +66,7 @@ class RequestRecord(models.Model):
 
 
 class ModelTotal(models.Model):
-    """Sums over all requests of a model. Seconds are those of completed ones; what is decoded leaves first tokens out."""
+    """Sums over all requests of a model; seconds are those of completed ones, decoding leaves first tokens out."""
 
     model = models.CharField(max_length=200, primary_key=True)
     requests = models.PositiveBigIntegerField(default=0)

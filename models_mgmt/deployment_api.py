@@ -5,6 +5,7 @@ from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_sche
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from accounts.audit import calling
 from accounts.doors import Door
 from common.byte_sizes import format_bytes
 from common.envelope import success
@@ -49,7 +50,9 @@ class LoadModel(Door):
         """
         body = LoadBody.parse(request.data)
         model = await sync_to_async(resolve_model)(model_id)
-        asked = await sync_to_async(deployments.request_load)(model, load_options(body))
+        asked = await sync_to_async(deployments.request_load)(
+            model, load_options(body), actor=calling(self.caller, request)
+        )
         if asked.ids and (body["async"] or _prefers_async(request)):
             return Response(await _answer("Model is being loaded", model, asked), status=202)
         await deployments.wait_loaded(asked.ids)
@@ -72,7 +75,9 @@ class UnloadModel(Door):
         """
         query = UnloadQuery.parse(request.query_params.dict())
         model = await sync_to_async(resolve_model)(model_id)
-        done = await deployments.unload(model, force=query["force"], device=query["device"])
+        done = await deployments.unload(
+            model, force=query["force"], device=query["device"], actor=calling(self.caller, request)
+        )
         return Response(
             success(
                 message="Model unloaded successfully" if done.was_loaded else "Model was not loaded",

@@ -35,9 +35,7 @@ class LoadBody(StrictSerializer):
     quantization = serializers.ChoiceField(
         choices=QUANTIZATIONS, default="", help_text="Left out: as the server is set."
     )
-    max_memory = MemoryLimitField(
-        default=None, max_length=32, help_text='What it may take of each device: "80%" of it, or "12GB".'
-    )
+    max_memory = MemoryLimitField(default=None, help_text='What it may take of each device: "80%" of it, or "12GB".')
     device = serializers.RegexField(
         DEVICE_PATTERN, default="", help_text='Where to, such as "cuda0" or "host/cuda0"; else where it fits best.'
     )

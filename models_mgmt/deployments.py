@@ -19,6 +19,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models.functions import Now
 
+from accounts.audit import SERVER, Actor, record
 from common.errors import ApiError, BackendUnavailable, ModelLoadFailed, from_code
 from common.redis import async_redis, key
 from models_mgmt.memory_limit import MemoryLimit
@@ -69,7 +70,9 @@ class Unloaded:
 # ---------------------------------------------------------------- load
 
 
-def request_load(model: Model, options: LoadOptions, *, workers: Sequence[WorkerReport] | None = None) -> Requested:
+def request_load(
+    model: Model, options: LoadOptions, *, workers: Sequence[WorkerReport] | None = None, actor: Actor = SERVER
+) -> Requested:
     """See to it that a model is loaded, or will be: at once, without waiting for it.
 
     A model that is loaded or on its way stays as it is; only replicas that are missing, or a device that was asked for
@@ -86,7 +89,10 @@ def request_load(model: Model, options: LoadOptions, *, workers: Sequence[Worker
         if missing:
             if options.origin != Origin.ASKED:
                 _refuse_if_failed_lately(model)
-            held += _place(model, options, missing, rows=rows, held=held, alive=alive)
+            placed = _place(model, options, missing, rows=rows, held=held, alive=alive)
+            if options.origin == Origin.ASKED:
+                _note("model.load", model, actor, placed)
+            held += placed
     return Requested(tuple(held), tuple(row.pk for row in held if row.state != State.LOADED))
 
 
@@ -248,16 +254,12 @@ def fleet_facts(alive: Iterable[WorkerReport], *, rows: Iterable[Deployment]) ->
 # ---------------------------------------------------------------- unload
 
 
-async def unload(
-    model: Model, *, force: bool = False, device: str = "", reason: str = "asked", only_if_idle_for: float | None = None
-) -> Unloaded:
+async def unload(model: Model, *, force: bool = False, device: str = "", actor: Actor = SERVER) -> Unloaded:
     """Unload a model everywhere, or from one device, and wait until its memory is free. Raises ApiError.
 
     What runs is let end first; with `force` it fails at once.
     """
-    tickets = await sync_to_async(request_unload)(
-        model, force=force, device=device, reason=reason, only_if_idle_for=only_if_idle_for
-    )
+    tickets = await sync_to_async(request_unload)(model, force=force, device=device, actor=actor)
     done = Unloaded()
     for place_name, ticket in tickets:
         freed = await _outcome(place_name, ticket)
@@ -269,11 +271,18 @@ async def unload(
 
 
 def request_unload(
-    model: Model, *, force: bool = False, device: str = "", reason: str = "asked", only_if_idle_for: float | None = None
+    model: Model,
+    *,
+    force: bool = False,
+    device: str = "",
+    reason: str = "asked",
+    only_if_idle_for: float | None = None,
+    actor: Actor = SERVER,
 ) -> list[tuple[str, str]]:
     """Tell the workers that hold a model to unload it; returns `host/device` and a ticket for each outcome."""
     alive = live_workers()
     tickets = []
+    told = []
     for row in Deployment.objects.filter(model=model):
         if device and device not in {row.device, f"{row.host}/{row.device}"}:
             continue
@@ -289,6 +298,9 @@ def request_unload(
         ticket = secrets.token_hex(8)
         send(UNLOAD_TASK, row, row.pk, ticket, force, reason, only_if_idle_for)
         tickets.append((f"{row.host}/{row.device}", ticket))
+        told.append(row)
+    if told and only_if_idle_for is None:
+        _note("model.unload", model, actor, told)
     return tickets
 
 
@@ -315,6 +327,19 @@ async def _outcome(place_name: str, ticket: str) -> int | None:
 def send(task: str, row: Deployment, *arguments: object) -> None:
     """Put a task into the control queue of a deployment's worker."""
     current_app.send_task(task, arguments, queue=control_queue_name(row.host, row.device), ignore_result=True)
+
+
+def _note(action: str, model: Model, actor: Actor, rows: Iterable[Deployment]) -> None:
+    places = ", ".join(f"{row.host}/{row.device}" for row in rows)
+    before, after = (None, places) if action == "model.load" else (places, None)
+    record(
+        action,
+        actor=actor,
+        target_type="model",
+        target_id=model.pk,
+        target_name=model.name,
+        changes={"deployments": (before, after)},
+    )
 
 
 def _worker_of(row: Deployment, alive: Iterable[WorkerReport]) -> WorkerReport | None:
