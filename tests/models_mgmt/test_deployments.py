@@ -66,7 +66,8 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
 
 
 @pytest.fixture(autouse=True)
-async def redis(clean_redis: str) -> str:
+async def redis(clean_redis: str, settings: Settings) -> str:
+    settings.WORKER_LOST_SECONDS = 60.0  # nobody announces the workers again
     return clean_redis
 
 
