@@ -96,6 +96,11 @@ def noting_a_new_password(*, user_id: int, actor: Actor) -> Iterator[None]:
             announce_change()
 
 
+def note_session(action: str, *, user: User, actor: Actor) -> None:
+    """Note that a session of the admin site began or ended."""
+    _record(action, user, actor, {})
+
+
 @transaction.atomic
 def sign_in(*, user: User, actor: Actor) -> tuple[str, str]:
     """Begin a session of a user who has shown a password; returns its access and its refresh token."""

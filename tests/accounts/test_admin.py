@@ -202,6 +202,19 @@ def test_passwords_set_here_are_noted(administrator: Client) -> None:
     assert [(entry.actor, entry.target_id) for entry in entries] == [("admin", "bob"), ("admin", "admin")]
 
 
+def test_sign_ins_and_sign_outs_are_noted(clean_redis: str) -> None:
+    ensure_administrator(password=PASSWORD)
+    client = Client()
+    for password in ("wrong", PASSWORD):
+        client.post(reverse("admin:login"), {"username": "admin", "password": password, "next": "/admin/"})
+    client.post(reverse("admin:logout"))
+    entries = AuditEntry.objects.filter(action__startswith="session.").order_by("id")
+    assert [(entry.action, entry.actor, entry.credential) for entry in entries] == [
+        ("session.began", "admin", "password"),
+        ("session.ended", "admin", "session"),
+    ]
+
+
 def test_the_history_of_a_user_and_of_a_key_is_the_audit(administrator: Client) -> None:
     row, _ = create_api_key(owner=User.objects.get(), name="mine")
     act(administrator, "revoke", row)
