@@ -1,14 +1,14 @@
-"""`python -m benchmarks [engine|ttft|quality|http|gateway …]`: measure, print tables, keep them under benchmarks/results/."""
+"""`python -m benchmarks [engine|gateway|plugins|…]`: measure, print tables, keep them under benchmarks/results/."""
 
 import argparse
 import tempfile
 from pathlib import Path
 
-from benchmarks import engine, gateway, http_streams, quality
+from benchmarks import engine, gateway, http_streams, plugins, quality
 from benchmarks.report import RESULTS, Report
 from tests.running_server import running_server
 
-PARTS = ("engine", "ttft", "quality", "http", "gateway")
+PARTS = ("engine", "ttft", "quality", "http", "gateway", "plugins")
 
 
 def main() -> None:
@@ -35,6 +35,8 @@ def main() -> None:
             running_server(Path(folder), LLAMA_GPU_DEFAULT_MODEL="echo") as server,
         ):
             gateway.report_on(server.url, server.api_key, report)
+    if "plugins" in parts:
+        plugins.costs(report)
     print(f"written to {report.save(arguments.out, '-'.join(['cpu', *arguments.parts]))}")
 
 

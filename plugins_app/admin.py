@@ -10,6 +10,8 @@ from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.html import format_html
 
+from accounts.audit import SERVER, Actor, signed_in
+from accounts.models import User
 from common.errors import ApiError
 from plugins_app.discovery import installed
 from plugins_app.hookspecs import PluginInfo
@@ -23,6 +25,8 @@ _CONFIG = ("enabled", "priority", "settings", "on_error", "slow_seconds", "max_f
 class PluginForm(forms.ModelForm):  # type: ignore[type-arg]  # generic in the stubs only
     """Saves through the services, while it is validated: what they refuse is shown at its field."""
 
+    actor = SERVER
+
     class Meta:
         model = Plugin
         fields = ("loaded", *_CONFIG)
@@ -35,10 +39,10 @@ class PluginForm(forms.ModelForm):  # type: ignore[type-arg]  # generic in the s
         config = {name: cleaned[name] for name in _CONFIG}
         try:
             if cleaned["loaded"]:
-                known = load_plugin(plugin_id=self.instance.pk, config=config)
+                known = load_plugin(plugin_id=self.instance.pk, config=config, actor=self.actor)
             else:
-                known = configure_plugin(plugin_id=self.instance.pk, config=config)
-                unload_plugin(plugin_id=self.instance.pk)
+                known = configure_plugin(plugin_id=self.instance.pk, config=config, actor=self.actor)
+                unload_plugin(plugin_id=self.instance.pk, actor=self.actor)
         except ApiError as error:
             self._refuse(error)
         else:
@@ -79,6 +83,12 @@ class PluginAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the
         Plugin.objects.bulk_create(rows, ignore_conflicts=True)
         return super().get_queryset(request).filter(pk__in=list(found))
 
+    def get_form(
+        self, request: HttpRequest, obj: Plugin | None = None, change: bool = False, **kwargs: Any
+    ) -> type[forms.ModelForm]:  # type: ignore[type-arg]  # as above
+        form = super().get_form(request, obj, change=change, **kwargs)
+        return type("SignedPluginForm", (form,), {"actor": _actor(request)})
+
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
 
@@ -93,7 +103,7 @@ class PluginAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the
     def load(self, request: HttpRequest, queryset: QuerySet[Plugin]) -> None:
         for row in queryset:
             try:
-                load_plugin(plugin_id=row.pk)
+                load_plugin(plugin_id=row.pk, actor=_actor(request))
             except ApiError as error:
                 sentence = error.details.get("error") or error.message
                 self.message_user(request, f"{row.pk}: {sentence}", messages.ERROR)
@@ -103,7 +113,7 @@ class PluginAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the
     @admin.action(description="Unload the selected plugins", permissions=["change"])
     def unload(self, request: HttpRequest, queryset: QuerySet[Plugin]) -> None:
         for row in queryset:
-            unload_plugin(plugin_id=row.pk)
+            unload_plugin(plugin_id=row.pk, actor=_actor(request))
         self.message_user(request, f"{len(queryset)} plugins are unloaded.", messages.SUCCESS)
 
     @admin.display(description="name")
@@ -138,6 +148,10 @@ class PluginAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the
     @admin.display(description="JSON Schema")
     def schema(self, row: Plugin) -> str:
         return format_html("<pre>{}</pre>", json.dumps(_info(row).settings_schema, indent=2))
+
+
+def _actor(request: HttpRequest) -> Actor:
+    return signed_in(request.user, request) if isinstance(request.user, User) else SERVER
 
 
 def _info(row: Plugin) -> PluginInfo:

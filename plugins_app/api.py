@@ -9,6 +9,7 @@ from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiRespo
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from accounts.audit import calling
 from accounts.doors import Door
 from common.envelope import success
 from common.openapi import ErrorResponseBody
@@ -92,7 +93,9 @@ class PluginLoad(PluginDoor):
     async def post(self, request: Request, plugin_id: str) -> Response:
         """Load an installed plugin; every worker runs it within a second, for the requests that begin then."""
         config = LoadRequest.parse(request.data).get("config")
-        known = await _in_own_thread(partial(load_plugin, plugin_id=plugin_id, config=config))
+        known = await _in_own_thread(
+            partial(load_plugin, plugin_id=plugin_id, config=config, actor=calling(self.caller, request))
+        )
         body = plugin_body(known, for_administrator=True)
         return Response(success(message="Plugin loaded successfully", plugin=body))
 
@@ -108,7 +111,7 @@ class PluginUnload(PluginDoor):
     )
     async def delete(self, request: Request, plugin_id: str) -> Response:
         """Take a plugin out of use. Requests that run with it keep it to their end; its configuration is kept."""
-        await _in_own_thread(partial(unload_plugin, plugin_id=plugin_id))
+        await _in_own_thread(partial(unload_plugin, plugin_id=plugin_id, actor=calling(self.caller, request)))
         return Response(success(message="Plugin unloaded successfully", plugin_id=plugin_id))
 
 
@@ -126,5 +129,7 @@ class PluginConfig(PluginDoor):
     async def put(self, request: Request, plugin_id: str) -> Response:
         """Change a plugin's configuration, loaded or not. What is left out stays; `settings` is replaced whole."""
         config = ConfigureRequest.parse(request.data)["config"]
-        known = await _in_own_thread(partial(configure_plugin, plugin_id=plugin_id, config=config))
+        known = await _in_own_thread(
+            partial(configure_plugin, plugin_id=plugin_id, config=config, actor=calling(self.caller, request))
+        )
         return Response(success(message="Plugin configuration updated", config=known.row.config))

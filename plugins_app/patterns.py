@@ -14,7 +14,7 @@ from plugins_app.hookspecs import InvalidSettings
 
 MAX_LENGTH = 1000
 SECONDS = 0.05
-_PROBE_SECONDS = 0.02
+_PROBE_SECONDS = 0.1
 _PROBE_LENGTH = 400
 _MAX_PROBES = 12
 
@@ -57,8 +57,10 @@ def _problem(source: str, *, streamed: bool) -> str:
 def _probe(pattern: Any, source: str, field: str) -> None:
     """Try it on texts that patterns with nested repetition choke on. What passes can still be slow on some text; then
     the time limit ends it."""
-    letters = list(dict.fromkeys(character for character in source if character.isalnum()))[:_MAX_PROBES]
-    probes = ["", *(character * _PROBE_LENGTH + "\0" for character in [*letters, "a", "0", " ", "a ", "a."])]
+    characters = "".join(dict.fromkeys(source))
+    letters = [character for character in characters if character.isalnum()][:_MAX_PROBES]
+    # Behind it what the pattern may end with, out of its reach: without it a search would not even begin.
+    probes = ["", *(piece * _PROBE_LENGTH + "\0" + characters for piece in [*letters, "a", "0", " ", "a ", "a,"])]
     for probe in probes:
         try:
             match = pattern.search(probe, timeout=_PROBE_SECONDS)

@@ -1,5 +1,7 @@
 """Loading, unloading and configuring plugins."""
 
+import hashlib
+import json
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -9,6 +11,8 @@ from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.utils import timezone
 
+from accounts import audit
+from accounts.audit import SERVER, Actor
 from common.errors import InvalidInput, PluginLoadFailed
 from common.events import PluginError, PluginLoaded, PluginUnloaded, publish
 from plugins_app.hookspecs import InvalidSettings
@@ -20,7 +24,7 @@ from plugins_app.selectors import KnownPlugin, find_plugin
 SETTINGS_FIELD = "config.settings"
 
 
-def load_plugin(*, plugin_id: str, config: Mapping[str, Any] | None = None) -> KnownPlugin:
+def load_plugin(*, plugin_id: str, config: Mapping[str, Any] | None = None, actor: Actor = SERVER) -> KnownPlugin:
     """Load a plugin, with another configuration if one is given; workers follow within a second.
 
     It is set up here first, and torn down again, so that one that can't be loaded is refused. Loaded already and given
@@ -29,16 +33,17 @@ def load_plugin(*, plugin_id: str, config: Mapping[str, Any] | None = None) -> K
     known = find_plugin(plugin_id)
     if known.row.loaded and config is None and not known.row.last_error and not known.installed.error:
         return known
+    before = _told(known.row)
     row = _configured(known, config or {})
     row.load_time = _tried(known, row)
     was_loaded, row.loaded, row.loaded_at = row.loaded, True, timezone.now()
-    _save(row)
+    _save(row, before, "plugin.updated" if was_loaded else "plugin.loaded", actor)
     if not was_loaded:
         transaction.on_commit(partial(publish, PluginLoaded(plugin_id=plugin_id, load_time=row.load_time)))
     return KnownPlugin(known.installed, row)
 
 
-def unload_plugin(*, plugin_id: str) -> None:
+def unload_plugin(*, plugin_id: str, actor: Actor = SERVER) -> None:
     """Take a plugin out of use; its configuration is kept, and requests that run with it end with it.
 
     Raises PluginNotFound.
@@ -46,21 +51,23 @@ def unload_plugin(*, plugin_id: str) -> None:
     known = find_plugin(plugin_id)
     if not known.row.loaded:
         return
+    before = _told(known.row)
     known.row.loaded = False
     known.row.loaded_at = None
-    _save(known.row)
+    _save(known.row, before, "plugin.unloaded", actor)
     transaction.on_commit(partial(publish, PluginUnloaded(plugin_id=plugin_id)))
 
 
-def configure_plugin(*, plugin_id: str, config: Mapping[str, Any]) -> KnownPlugin:
+def configure_plugin(*, plugin_id: str, config: Mapping[str, Any], actor: Actor = SERVER) -> KnownPlugin:
     """Change a plugin's configuration, loaded or not; what is left out stays, `settings` is replaced whole.
 
     Raises PluginNotFound, InvalidInput or PluginLoadFailed.
     """
     known = find_plugin(plugin_id)
+    before = _told(known.row)
     row = _configured(known, config)
     _tried(known, row)
-    _save(row)
+    _save(row, before, "plugin.updated", actor)
     return KnownPlugin(known.installed, row)
 
 
@@ -100,12 +107,22 @@ def _tried(known: KnownPlugin, row: Plugin) -> float:
     return round(took, 6)
 
 
-def _save(row: Plugin) -> None:
+def _told(row: Plugin) -> dict[str, Any]:
+    """What the audit may tell of a row: of the settings, which may hold secrets, only a fingerprint."""
+    encoded = json.dumps(row.settings, sort_keys=True).encode()
+    fingerprint = f"sha256:{hashlib.sha256(encoded).hexdigest()[:16]}"
+    return {**row.config, "settings": fingerprint, "loaded": row.loaded}
+
+
+def _save(row: Plugin, before: Mapping[str, Any], action: str, actor: Actor) -> None:
     """A changed plugin begins with a clean slate."""
+    changes = {name: (before[name], value) for name, value in _told(row).items() if value != before[name]}
     row.circuit, row.circuit_opened_at = Plugin.Circuit.CLOSED, None
     row.last_error, row.last_error_at = "", None
     with transaction.atomic():
         row.save()
+        if changes:
+            audit.record(action, actor=actor, target_type="plugin", target_id=row.id, changes=changes)
         transaction.on_commit(announce_change)
 
 

@@ -18,7 +18,7 @@ _LITERALS = {
     "undefined": "null", "NaN": "null", "Infinity": "null",
 }  # fmt: skip
 _QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u201d": "\u201d"}
-_BEGINS_VALUE = frozenset("{[\"'-+.0123456789tfnTFNuI\u201c")
+_BEGINS_VALUE = frozenset("{[]\"'-+.0123456789/\u201c")
 _MAX_DEPTH = 100
 
 
@@ -50,7 +50,10 @@ def may_be_json(text: str) -> bool | None:
     if not inner:
         return None
     if start[0] == "[":
-        return inner[0] in _BEGINS_VALUE or inner[0] in "]/"
+        word = _NAME.match(inner)
+        if word is not None:
+            return any(literal.startswith(word.group()) for literal in _LITERALS)
+        return inner[0] in _BEGINS_VALUE
     return inner[0] in "\"'\u201c}/_$" or inner[0].isalpha()
 
 
@@ -111,8 +114,6 @@ class _Mender:
             self._members(depth, "]", is_object=False)
         elif first in _QUOTES and first:
             self._string()
-        elif first in ("", ",", "}"):  # a key whose value is missing
-            self._out.append("null")
         elif number := _NUMBER.match(self._text, self._at):
             self._number(number)
         else:
@@ -138,7 +139,10 @@ class _Mender:
                 self._put_comma()
             if is_object:
                 self._key()
-            self._value(depth + 1)
+            if is_object and self._peek() in ("", ",", end):
+                self._out.append("null")  # a key whose value is missing
+            else:
+                self._value(depth + 1)
             is_first = False
         self._out.append(end)
         self._at += 1

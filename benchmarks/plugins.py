@@ -1,0 +1,136 @@
+"""What plugins cost: the chain alone, and a server with none and with the five built-in ones."""
+
+import json
+import statistics
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import gateway
+from benchmarks.report import Report, Row
+from tests.running_server import RunningServer, running_server
+
+PROMPT = (
+    "Please tell me what the weather is like in the north of the country on this day, and whether I can go there by "
+    "train. Write to jane.doe@example.com or call +49 30 901820; my order is 12-3456. "
+) * 4
+ANSWER = (
+    "The weather in the north is fine, and the train leaves at 9 in the morning from platform 12; the second one goes "
+    "an hour later. If you have questions about the project, write to help@example.org, the office is open all day. "
+) * 8
+SETTINGS: dict[str, dict[str, Any]] = {
+    "model_adapter_v1": {"system_prompt": "You are a helpful assistant."},
+    "prompt_guard": {
+        "max_characters": 8000,
+        "languages": ["en", "de", "fr"],
+        "rules": [{"words": ["ignore all previous instructions", "system prompt"]}, {"pattern": r"\bDROP\s+TABLE\b"}],
+    },
+    "pii_redactor": {},
+    "response_filter": {
+        "rules": [
+            {"words": ["project zebra", "internal only", "confidential"]},
+            {"pattern": r"\b[A-Z]{3}-\d{4}\b", "action": "replace", "replacement": "ID"},
+        ]
+    },
+    "json_repair": {},
+}
+ROUNDS = 5
+_TOKEN = 5  # characters
+
+
+def costs(report: Report) -> None:
+    """Measure the chain alone, then two servers."""
+    _chain(report)
+    _servers(report)
+
+
+# ---------------------------------------------------------------- the chain alone
+
+
+def _chain(report: Report) -> None:
+    import django
+
+    django.setup()
+    from plugins_app.chain import Chain, Run
+    from plugins_app.discovery import BUILT_IN
+    from plugins_app.hookspecs import Prompt
+    from tests.plugins_app.plugging import REQUEST, link, loaded
+
+    found = sorted(BUILT_IN, key=lambda kind: kind.info.default_priority)
+    chains = {kind.info.id: Chain([link(loaded(kind, SETTINGS[kind.info.id]))]) for kind in found}
+    chains["all five"] = Chain([link(loaded(kind, SETTINGS[kind.info.id])) for kind in found])
+    tokens = [ANSWER[at : at + _TOKEN] for at in range(0, len(ANSWER), _TOKEN)]
+    rows: list[Row] = []
+    for name, chain in chains.items():
+
+        def begin(chain: Chain = chain) -> Run:
+            run = Run(chain, REQUEST, Prompt(text=PROMPT))
+            run.begin()
+            return run
+
+        def answer(chain: Chain = chain) -> None:
+            output = Run(chain, REQUEST, Prompt(text=PROMPT)).output()
+            if output is not None:
+                for token in tokens:
+                    output.feed(token)
+                output.finish("")
+
+        rows.append(
+            {
+                "benchmark": "plugins",
+                "plugins": name,
+                "request_ms": round(_seconds(begin) * 1000, 3),
+                "token_us": round(_seconds(answer) / len(tokens) * 1e6, 2),
+            }
+        )
+    cells = [[row["plugins"], row["request_ms"], row["token_us"]] for row in rows]
+    cells.append(["goal for all five", "< 1", "< 20"])
+    title = f"Plugins alone: a prompt of {len(PROMPT)} characters, an answer of {len(tokens)} tokens"
+    report.add(title, ["plugins", "per request, ms", "per token, µs"], cells, rows)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """CPU seconds of one run, the median of several rounds."""
+    work()
+    rounds = []
+    for _ in range(ROUNDS):
+        began, count = time.process_time(), 0
+        while time.process_time() - began < 0.2:
+            work()
+            count += 1
+        rounds.append((time.process_time() - began) / count)
+    return statistics.median(rounds)
+
+
+# ---------------------------------------------------------------- servers
+
+
+def _servers(report: Report) -> None:
+    """None loaded is measured twice, so that the difference can be seen against the noise."""
+    rows: list[Row] = []
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running_server(Path(folder), LLAMA_GPU_DEFAULT_MODEL="echo") as server,
+    ):
+        for name in ("none loaded", "all five", "none again"):
+            for plugin_id, settings in SETTINGS.items():
+                _switch(server, plugin_id, settings, on=name == "all five")
+            time.sleep(1.0)
+            for kind in ("infer", "stream"):
+                (row,) = gateway.rows(server.url, server.api_key, kinds=[kind], callers=[1], seconds=3.0)
+                rows.append({**row, "benchmark": "plugins", "plugins": name})
+    names = ("plugins", "kind", "requests_per_second", "added_latency_p50_ms", "added_latency_p99_ms")
+    cells = [[row[name] for name in names] for row in rows]
+    titles = ["plugins", "kind", "requests/s", "p50, ms", "p99, ms"]
+    report.add("Plugins in a server with the echo runner, one caller", titles, cells, rows)
+
+
+def _switch(server: RunningServer, plugin_id: str, settings: dict[str, Any], *, on: bool) -> None:
+    method, action = ("POST", "load") if on else ("DELETE", "unload")
+    body = json.dumps({"config": {"settings": settings}}).encode() if on else None
+    headers = {**server.headers, "Content-Type": "application/json"}
+    url = f"{server.url}/api/v1/plugins/{plugin_id}/{action}"
+    urllib.request.urlopen(urllib.request.Request(url, body, headers, method=method)).close()  # noqa: S310  # our server

@@ -1,0 +1,52 @@
+"""Plugins that fail, each in its own way."""
+
+import time
+
+from plugins_app.hookspecs import PluginInfo, hookimpl
+
+
+class BrokenSetup:
+    info = PluginInfo(id="broken_setup", name="Broken", version="1", category="monitoring")
+
+    @hookimpl
+    def setup(self, settings):
+        raise RuntimeError("no licence")
+
+
+class Fragile:
+    """Fails when the prompt or the answer says so."""
+
+    info = PluginInfo(
+        id="fragile",
+        name="Fragile",
+        version="1",
+        category="preprocessing",
+        settings_schema={
+            "type": "object",
+            "properties": {"seconds": {"type": "number", "default": 0}},
+            "additionalProperties": False,
+        },
+    )
+
+    @hookimpl
+    def setup(self, settings):
+        self.seconds = settings["seconds"]
+
+    @hookimpl
+    def prompt(self, prompt):
+        time.sleep(self.seconds)
+        if "crash-in" in (prompt.text or ""):
+            raise ValueError(prompt.text)
+
+    @hookimpl
+    def token_stream(self):
+        def check(text, is_last):
+            if "crash-out" in text:
+                raise ValueError(text)
+            return text, ""
+
+        return check
+
+
+class Old:
+    info = PluginInfo(id="old", name="Old", version="1", category="monitoring", api_version="0")

@@ -1,0 +1,262 @@
+"""Plugins in a whole server: two web processes, a worker, and a package that pip has installed."""
+
+import asyncio
+import json
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import httpx
+import pytest
+from django.test import override_settings
+
+from common.events import PluginError, PluginLoaded, PluginUnloaded, read_events
+from tests.inference.conftest import EchoServer, wait_until
+
+FOLLOWED_SECONDS = 1.0
+# What is left out of a configuration stays as the test before has left it.
+DEFAULTS: dict[str, Any] = {
+    "enabled": True, "priority": 100, "settings": {}, "on_error": "open", "slow_seconds": 5, "max_failures": 5,
+    "retry_seconds": 60,
+}  # fmt: skip
+
+
+@pytest.fixture
+def server(plugged_server: EchoServer) -> Iterator[EchoServer]:
+    """Without any plugin loaded, before and after."""
+    yield plugged_server
+    for plugin in get(plugged_server, "plugins")["plugins"]:
+        if plugin["status"] == "loaded":
+            call(plugged_server, "DELETE", f"plugins/{plugin['id']}/unload")
+    time.sleep(FOLLOWED_SECONDS)
+
+
+def call(server: EchoServer, method: str, path: str, body: Any = None, **headers: str) -> httpx.Response:
+    """On a connection of its own, so that either web process may answer."""
+    return httpx.request(
+        method, f"{server.url}/api/v1/{path}", json=body, headers={**server.headers, **headers}, timeout=60
+    )
+
+
+def get(server: EchoServer, path: str) -> dict[str, Any]:
+    body: dict[str, Any] = call(server, "GET", path).json()
+    return body
+
+
+def load(server: EchoServer, plugin_id: str, **config: Any) -> dict[str, Any]:
+    """Load a plugin, and wait as long as the workers may take to follow."""
+    answer = call(server, "POST", f"plugins/{plugin_id}/load", {"config": {**DEFAULTS, **config}})
+    assert answer.status_code == 200, answer.text
+    time.sleep(FOLLOWED_SECONDS)
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+def infer(server: EchoServer, text: str, **body: Any) -> httpx.Response:
+    return call(server, "POST", "infer", {"text": text, "max_tokens": 12, **body})
+
+
+def stream(server: EchoServer, text: str, **body: Any) -> list[dict[str, Any]]:
+    answer = call(server, "POST", "stream_infer", {"text": text, "max_tokens": 12, **body})
+    return [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: ")]
+
+
+def recorded(server: EchoServer, request_id: str) -> dict[str, Any]:
+    """What the record says of the plugins."""
+
+    def rows() -> list[Any]:
+        with closing(sqlite3.connect(server.running_server.data_dir / "llama_gpu.sqlite3")) as database:
+            query = "SELECT plugins FROM inference_requestrecord WHERE request_id = ?"
+            return list(database.execute(query, [request_id]))
+
+    wait_until(lambda: bool(rows()))
+    plugins: dict[str, Any] = json.loads(rows()[0][0])
+    return plugins
+
+
+def test_an_installed_package_is_found_loaded_and_run(server: EchoServer) -> None:
+    listed = {plugin["id"]: plugin for plugin in get(server, "plugins")["plugins"]}
+    assert listed["shout"]["package"] == "llama-gpu-shout 0.3.0"
+    assert (listed["shout"]["status"], listed["broken_import"]["status"]) == ("available", "failed")
+    assert listed["old"]["status"] == "failed"  # written for another version of the plugin API
+
+    body = load(server, "shout", settings={"mark": "?"})
+    assert body["message"] == "Plugin loaded successfully"
+    assert body["plugin"]["load_time"] > 0
+    assert infer(server, "a b").json()["result"]["generated_text"].endswith("B?")
+    refused = infer(server, "whisper")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "INVALID_INPUT")
+    assert refused.json()["error"]["details"] == {"field": "text", "plugin": "shout"}
+
+
+def test_all_workers_and_web_processes_follow_within_a_second(server: EchoServer) -> None:
+    load(server, "shout")
+    for _ in range(6):  # whichever process answers
+        assert infer(server, "abc").json()["result"]["generated_text"].isupper()
+        assert get(server, "plugins/shout")["plugin"]["status"] == "loaded"
+    call(server, "PUT", "plugins/shout/config", {"config": {"settings": {"mark": "#"}}})
+    time.sleep(FOLLOWED_SECONDS)
+    assert infer(server, "abc").json()["result"]["generated_text"].endswith("#")
+    call(server, "PUT", "plugins/shout/config", {"config": {"enabled": False}})
+    time.sleep(FOLLOWED_SECONDS)
+    assert infer(server, "abc").json()["result"]["generated_text"].islower()
+    call(server, "PUT", "plugins/shout/config", {"config": {"enabled": True}})
+    call(server, "DELETE", "plugins/shout/unload")
+    time.sleep(FOLLOWED_SECONDS)
+    assert infer(server, "abc").json()["result"]["generated_text"].islower()
+
+
+async def test_a_running_request_keeps_the_chain_it_began_with(server: EchoServer) -> None:
+    load(server, "shout")
+    body = {"text": "abc def", "max_tokens": 600}
+    tokens: list[str] = []
+    async with server.client() as client, client.stream("POST", "/stream_infer", json=body) as answer:
+        async for line in answer.aiter_lines():
+            if line.startswith("data: "):
+                event = json.loads(line[6:])
+                tokens.append(event["token"])
+                if len(tokens) == 1:
+                    await client.delete("/plugins/shout/unload")
+    assert event["is_complete"]
+    assert event["final_text"] == "".join(tokens)
+    assert event["final_text"].isupper()
+    assert event["final_text"].endswith("!")
+    assert infer(server, "abc").json()["result"]["generated_text"].islower()
+
+
+def test_no_match_leaks_from_a_stream_and_the_deltas_are_the_final_text(server: EchoServer) -> None:
+    load(server, "response_filter", settings={"rules": [{"words": ["project zebra"]}, {"pattern": r"\d{3}-\d{4}"}]})
+    load(server, "pii_redactor", settings={"input": False})
+    text = "é the Project Zebra costs 555-1234, ask john.doe@example.com or 4111 1111 1111 1111 now "
+    events = stream(server, text, max_tokens=80)
+    joined = "".join(event["token"] for event in events)
+    assert events[-1]["final_text"] == joined
+    assert len(events) > 5
+    for secret in ("zebra", "Zebra", "1234", "john", "example.com", "4111"):
+        assert secret not in joined
+    whole = infer(server, text, max_tokens=80).json()["result"]["generated_text"]
+    assert whole == joined
+    batch = call(server, "POST", "batch_infer", {"inputs": [{"text": text}, {"text": "fine"}], "max_tokens": 80}).json()
+    assert batch["results"][0]["generated_text"] == joined
+
+
+async def test_many_streams_at_once_stay_apart(server: EchoServer) -> None:
+    load(server, "response_filter", settings={"rules": [{"words": ["secret"], "action": "redact"}]})
+
+    async def one(client: httpx.AsyncClient, number: int) -> None:
+        answer = await client.post("/stream_infer", json={"text": f"{number} secret x{number} ", "max_tokens": 30})
+        events = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: ")]
+        joined = "".join(event["token"] for event in events)
+        assert joined == events[-1]["final_text"]
+        assert joined.startswith(f"{number} [redacted] x{number}")
+
+    async with server.client() as client:
+        await asyncio.gather(*(one(client, number) for number in range(32)))
+
+
+def test_a_blocked_answer_ends_with_a_named_error(server: EchoServer) -> None:
+    rule = {"name": "no zebras", "words": ["zebra"], "action": "block"}
+    load(server, "response_filter", settings={"rules": [rule]})
+    answer = infer(server, "a b zebra c")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "CONTENT_BLOCKED")
+    assert answer.json()["error"]["details"] == {"rule": "no zebras", "plugin": "response_filter"}
+
+    text = call(server, "POST", "stream_infer", {"text": "a b zebra c", "max_tokens": 5000}).text
+    assert "zebra" not in text.split("event: error")[0]
+    assert '"CONTENT_BLOCKED"' in text
+    wait_until(lambda: server.running() == 0, 3)
+
+    batch = call(server, "POST", "batch_infer", {"inputs": [{"text": "zebra x"}, {"text": "fine"}], "max_tokens": 2})
+    first, second = batch.json()["results"]
+    assert first["error"]["code"] == "CONTENT_BLOCKED"
+    assert second["generated_text"].startswith("fine")
+
+
+def test_plugins_run_by_priority(server: EchoServer) -> None:
+    rule = {"words": ["ABC"], "ignore_case": False, "action": "replace", "replacement": "found"}
+    load(server, "response_filter", priority=200, settings={"rules": [rule]})
+    load(server, "shout", priority=100)
+    assert infer(server, "abc ", max_tokens=1).json()["result"]["generated_text"] == "found!"
+    call(server, "PUT", "plugins/shout/config", {"config": {"priority": 300}})
+    time.sleep(FOLLOWED_SECONDS)
+    assert infer(server, "abc ", max_tokens=1).json()["result"]["generated_text"] == "ABC!"
+
+
+def test_each_plugins_time_is_in_the_record_and_a_slow_one_is_warned_of(server: EchoServer) -> None:
+    load(server, "fragile", slow_seconds=0.05, settings={"seconds": 0.1})
+    load(server, "response_filter")
+    call(server, "POST", "infer", {"text": "abc", "max_tokens": 3}, **{"X-Request-ID": "plugged-1"})
+    plugins = recorded(server, "plugged-1")
+    assert plugins["fragile"]["seconds"] >= 0.1
+    assert plugins["fragile"]["failures"] == 0
+    (line,) = [line for line in server.log().splitlines() if "Plugin fragile took longer than expected" in line]
+    entry = json.loads(line[line.index("{") :])
+    assert (entry["component"], entry["level"]) == ("plugin_manager", "warning")
+    assert entry["metadata"]["threshold"] == 0.05
+    assert entry["metadata"]["execution_time"] >= 0.1
+
+
+@pytest.mark.parametrize("where", ["crash-in", "crash-out"])
+def test_a_failure_fails_open_or_closed_as_configured(server: EchoServer, where: str) -> None:
+    load(server, "fragile", on_error="open")
+    assert infer(server, where).json()["result"]["generated_text"].startswith(where)
+    call(server, "PUT", "plugins/fragile/config", {"config": {"on_error": "closed"}})
+    time.sleep(FOLLOWED_SECONDS)
+    answer = infer(server, where)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "INFERENCE_FAILED")
+    assert answer.json()["error"]["details"] == {"plugin": "fragile"}
+    assert infer(server, "fine").status_code == 200
+
+
+async def test_the_circuit_opens_is_shown_and_closes_again(server: EchoServer) -> None:
+    with override_settings(REDIS_URL=server.redis_url):
+        seen = (await read_events())[-1:]
+    load(server, "fragile", max_failures=2, retry_seconds=1.5)
+    for _ in range(3):
+        assert infer(server, "crash-in").status_code == 200
+    wait_until(lambda: circuit(server)["state"] != "closed", 2)
+    assert circuit(server)["last_error"].startswith("ValueError at faulty.py:")
+    assert "crash-in" not in server.log()
+    await asyncio.sleep(1.5)
+    assert circuit(server)["state"] == "half_open"
+    assert infer(server, "fine").status_code == 200
+    wait_until(lambda: circuit(server)["state"] == "closed", 2)
+    with override_settings(REDIS_URL=server.redis_url):
+        events = await read_events(seen[0].id if seen else "0-0")
+    kinds = [type(found.event) for found in events if getattr(found.event, "plugin_id", "") == "fragile"]
+    assert kinds[0] is PluginLoaded
+    assert PluginError in kinds
+
+
+def circuit(server: EchoServer) -> dict[str, Any]:
+    found: dict[str, Any] = get(server, "plugins/fragile")["plugin"]["circuit"]
+    return found
+
+
+async def test_a_plugin_that_cannot_be_loaded_says_so(server: EchoServer) -> None:
+    for plugin_id, why in (
+        ("broken_setup", "no licence"),
+        ("broken_import", "ModuleNotFoundError"),
+        ("old", "version 0"),
+    ):
+        answer = call(server, "POST", f"plugins/{plugin_id}/load", {})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (500, "PLUGIN_LOAD_FAILED")
+        assert why in answer.json()["error"]["details"]["error"]
+        assert get(server, f"plugins/{plugin_id}")["plugin"]["status"] != "loaded"
+    with override_settings(REDIS_URL=server.redis_url):
+        events = [found.event for found in await read_events()]
+    told = [event.error for event in events if isinstance(event, PluginError) and event.plugin_id == "broken_setup"]
+    assert told == ["RuntimeError while it was set up"]
+    load(server, "shout")
+    call(server, "DELETE", "plugins/shout/unload")
+    with override_settings(REDIS_URL=server.redis_url):
+        assert any(isinstance(found.event, PluginUnloaded) for found in await read_events())
+
+
+def test_prompts_and_answers_are_not_logged_when_plugins_fail(server: EchoServer) -> None:
+    load(server, "fragile")
+    infer(server, "crash-in marmalade")
+    infer(server, "crash-out marmalade")
+    assert "marmalade" not in server.log()
