@@ -37,7 +37,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "json_repair": {},
 }
-ROUNDS = 5
+ROUNDS = 3
 _TOKEN = 5  # characters
 
 

@@ -62,8 +62,8 @@ class PluginAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the
     """Plugins are installed with pip, so none is added or deleted here."""
 
     form = PluginForm
-    list_display = ("id", "title", "version", "category", "loaded", "enabled", "priority", "on_error", "circuit_now")
-    list_filter = ("loaded", "enabled", "on_error", "circuit")
+    list_display = ("id", "version", "category", "loaded", "enabled", "priority", "circuit_now")
+    list_filter = ("loaded", "circuit")
     search_fields = ("id",)
     actions = ("load", "unload")
     about = ("title", "version", "category", "author", "description", "package")

@@ -1,0 +1,146 @@
+"""A worker's plugins: they follow the database, and live as long as somebody runs with them."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import pytest
+
+from plugins_app import discovery
+from plugins_app.chain import PluginFailed, Run
+from plugins_app.discovery import Installed
+from plugins_app.hookspecs import Prompt, hookimpl
+from plugins_app.manager import PluginManager
+from plugins_app.models import Plugin
+from plugins_app.services import configure_plugin, load_plugin, unload_plugin
+from tests.plugins_app.plugging import REQUEST, about
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("clean_redis")]
+
+
+class Counted:
+    """Tells when it is set up and torn down."""
+
+    info = about("counted", settings_schema={"type": "object", "properties": {"mark": {"default": ""}}})
+    alive: ClassVar[list[str]] = []
+    fails: ClassVar[bool] = False
+
+    @hookimpl
+    def setup(self, settings: Any) -> None:
+        if self.fails:
+            raise OSError("a file is missing")
+        self._mark: str = settings["mark"]
+        self.alive.append(self._mark)
+
+    @hookimpl
+    def teardown(self) -> None:
+        self.alive.remove(self._mark)
+
+    @hookimpl
+    def prompt(self, prompt: Prompt) -> Prompt:
+        return prompt.map(lambda text: text + self._mark)
+
+
+@pytest.fixture
+def manager(monkeypatch: pytest.MonkeyPatch) -> Iterator[PluginManager]:
+    """A worker's manager, with one more plugin installed."""
+    known = {**discovery.installed(), "counted": Installed(Counted.info, "test", Counted)}
+    monkeypatch.setattr(discovery._discovery, "all", lambda: known)
+    Counted.alive.clear()
+    Counted.fails = False
+    manager = PluginManager()
+    manager.start()
+    yield manager
+    manager.stop()
+
+
+def within_a_second(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 1.0
+    while not condition():
+        assert time.monotonic() < deadline, "not within a second"
+        time.sleep(0.01)
+
+
+def prompted(manager: PluginManager) -> str:
+    chain = manager.take()
+    if chain is None:
+        return "x"
+    run = Run(chain, REQUEST, Prompt(text="x"))
+    run.begin()
+    manager.give_back(chain)
+    return str(run.prompt.text)
+
+
+def test_it_follows_load_configuration_and_unload(manager: PluginManager) -> None:
+    assert manager.take() is None
+    load_plugin(plugin_id="counted", config={"settings": {"mark": "1"}})
+    within_a_second(lambda: prompted(manager) == "x1")
+    configure_plugin(plugin_id="counted", config={"settings": {"mark": "2"}})
+    within_a_second(lambda: prompted(manager) == "x2")
+    configure_plugin(plugin_id="counted", config={"enabled": False})
+    within_a_second(lambda: prompted(manager) == "x")
+    unload_plugin(plugin_id="counted")
+    within_a_second(lambda: Counted.alive == [])
+
+
+def test_a_plugin_lives_until_the_last_request_that_began_with_it_has_ended(manager: PluginManager) -> None:
+    load_plugin(plugin_id="counted", config={"settings": {"mark": "1"}})
+    within_a_second(lambda: prompted(manager) == "x1")
+    first, second = manager.take(), manager.take()
+    assert first is not None
+    assert second is not None
+    configure_plugin(plugin_id="counted", config={"settings": {"mark": "2"}})
+    within_a_second(lambda: prompted(manager) == "x2")
+    assert Counted.alive == ["1", "2"]
+    run = Run(first, REQUEST, Prompt(text="x"))
+    run.begin()
+    assert run.prompt.text == "x1"
+    manager.give_back(first)
+    assert Counted.alive == ["1", "2"]
+    manager.give_back(second)
+    assert Counted.alive == ["2"]
+
+
+def test_a_change_of_order_alone_sets_nothing_up_again(manager: PluginManager) -> None:
+    load_plugin(plugin_id="counted", config={"settings": {"mark": "1"}})
+    within_a_second(lambda: prompted(manager) == "x1")
+    chain = manager.take()
+    assert chain is not None
+    plugin = chain.links[0].plugin
+    manager.give_back(chain)
+    load_plugin(plugin_id="json_repair")
+    configure_plugin(plugin_id="counted", config={"priority": 500})
+
+    def moved() -> bool:
+        now = manager.take()
+        assert now is not None
+        manager.give_back(now)
+        return [link.plugin_id for link in now.links] == ["json_repair", "counted"] and now.links[1].plugin is plugin
+
+    within_a_second(moved)
+
+
+@pytest.mark.parametrize("on_error", ["open", "closed"])
+def test_one_that_this_worker_cannot_load_is_left_out_or_fails_requests(manager: PluginManager, on_error: str) -> None:
+    load_plugin(plugin_id="counted", config={"on_error": on_error, "settings": {"mark": "1"}})
+    within_a_second(lambda: prompted(manager) == "x1")
+    Counted.fails = True
+    Plugin.objects.filter(pk="counted").update(settings={"mark": "2"})
+    load_plugin(plugin_id="json_repair")
+    if on_error == "open":
+        within_a_second(lambda: prompted(manager) == "x")
+    else:
+        within_a_second(lambda: fails(manager))
+    within_a_second(lambda: "OSError" in Plugin.objects.get(pk="counted").last_error)
+
+
+def fails(manager: PluginManager) -> bool:
+    chain = manager.take()
+    assert chain is not None
+    try:
+        Run(chain, REQUEST, Prompt(text="x"))
+    except PluginFailed:
+        return True
+    finally:
+        manager.give_back(chain)
+    return False
