@@ -15,13 +15,13 @@ from common.envelope import success
 from common.openapi import ErrorResponseBody
 from plugins_app.selectors import all_plugins, find_plugin
 from plugins_app.serializers import (
-    ConfigureRequest,
-    ConfigureResponse,
-    LoadRequest,
-    PluginLoadResponse,
+    ConfigurePluginRequest,
+    ConfigurePluginResponse,
+    LoadPluginRequest,
+    LoadPluginResponse,
     PluginResponse,
     PluginsResponse,
-    UnloadResponse,
+    UnloadPluginResponse,
     plugin_body,
     summary_body,
 )
@@ -86,13 +86,13 @@ class PluginLoad(PluginDoor):
         operation_id="load_plugin",
         tags=["Plugins"],
         parameters=[_PLUGIN_ID],
-        request=LoadRequest,
-        responses={200: PluginLoadResponse, 404: _NOT_FOUND, 500: _LOAD_FAILED},
+        request=LoadPluginRequest,
+        responses={200: LoadPluginResponse, 404: _NOT_FOUND, 500: _LOAD_FAILED},
         examples=[_EXAMPLE],
     )
     async def post(self, request: Request, plugin_id: str) -> Response:
         """Load an installed plugin; every worker runs it within a second, for the requests that begin then."""
-        config = LoadRequest.parse(request.data).get("config")
+        config = LoadPluginRequest.parse(request.data).get("config")
         known = await _in_own_thread(
             partial(load_plugin, plugin_id=plugin_id, config=config, actor=calling(self.caller, request))
         )
@@ -107,7 +107,7 @@ class PluginUnload(PluginDoor):
         operation_id="unload_plugin",
         tags=["Plugins"],
         parameters=[_PLUGIN_ID],
-        responses={200: UnloadResponse, 404: _NOT_FOUND},
+        responses={200: UnloadPluginResponse, 404: _NOT_FOUND},
     )
     async def delete(self, request: Request, plugin_id: str) -> Response:
         """Take a plugin out of use. Requests that run with it keep it to their end; its configuration is kept."""
@@ -122,13 +122,13 @@ class PluginConfig(PluginDoor):
         operation_id="configure_plugin",
         tags=["Plugins"],
         parameters=[_PLUGIN_ID],
-        request=ConfigureRequest,
-        responses={200: ConfigureResponse, 404: _NOT_FOUND, 500: _LOAD_FAILED},
+        request=ConfigurePluginRequest,
+        responses={200: ConfigurePluginResponse, 404: _NOT_FOUND, 500: _LOAD_FAILED},
         examples=[_EXAMPLE],
     )
     async def put(self, request: Request, plugin_id: str) -> Response:
         """Change a plugin's configuration, loaded or not. What is left out stays; `settings` is replaced whole."""
-        config = ConfigureRequest.parse(request.data)["config"]
+        config = ConfigurePluginRequest.parse(request.data)["config"]
         known = await _in_own_thread(
             partial(configure_plugin, plugin_id=plugin_id, config=config, actor=calling(self.caller, request))
         )

@@ -10,7 +10,7 @@ from plugins_app.models import Plugin
 from plugins_app.selectors import KnownPlugin
 
 
-class ConfigRequest(StrictSerializer):
+class PluginConfigRequest(StrictSerializer):
     """A configuration, or the part of it that is to change."""
 
     enabled = serializers.BooleanField(required=False, help_text="A loaded plugin that is not enabled is passed by.")
@@ -44,12 +44,12 @@ class ConfigRequest(StrictSerializer):
             raise serializers.ValidationError({name: ["Must be a number."]})
 
 
-class LoadRequest(StrictSerializer):
-    config = ConfigRequest(required=False)
+class LoadPluginRequest(StrictSerializer):
+    config = PluginConfigRequest(required=False)
 
 
-class ConfigureRequest(StrictSerializer):
-    config = ConfigRequest()
+class ConfigurePluginRequest(StrictSerializer):
+    config = PluginConfigRequest()
 
 
 class PluginSummaryBody(serializers.Serializer[Any]):
@@ -67,7 +67,7 @@ class PluginSummaryBody(serializers.Serializer[Any]):
     priority = serializers.IntegerField()
 
 
-class ConfigBody(serializers.Serializer[Any]):
+class PluginConfigBody(serializers.Serializer[Any]):
     enabled = serializers.BooleanField()
     priority = serializers.IntegerField()
     settings = serializers.DictField(help_text="For administrators only.", required=False)
@@ -77,7 +77,7 @@ class ConfigBody(serializers.Serializer[Any]):
     retry_seconds = serializers.FloatField()
 
 
-class CircuitBody(serializers.Serializer[Any]):
+class PluginCircuitBody(serializers.Serializer[Any]):
     """Whether the plugin is called, or switched off after failures."""
 
     state = serializers.ChoiceField(choices=["closed", "open", "half_open"])
@@ -91,8 +91,8 @@ class PluginBody(PluginSummaryBody):
 
     api_version = serializers.CharField()
     settings_schema = serializers.DictField(help_text="A JSON Schema.")
-    config = ConfigBody()
-    circuit = CircuitBody()
+    config = PluginConfigBody()
+    circuit = PluginCircuitBody()
     load_time = serializers.FloatField(allow_null=True, help_text="Seconds that setting it up took.")
     loaded_at = serializers.DateTimeField(allow_null=True)
 
@@ -109,20 +109,20 @@ class PluginResponse(serializers.Serializer[Any]):
     plugin = PluginBody()
 
 
-class PluginLoadResponse(PluginResponse):
+class LoadPluginResponse(PluginResponse):
     message = serializers.CharField()
 
 
-class UnloadResponse(serializers.Serializer[Any]):
+class UnloadPluginResponse(serializers.Serializer[Any]):
     success = serializers.BooleanField()
     message = serializers.CharField()
     plugin_id = serializers.CharField()
 
 
-class ConfigureResponse(serializers.Serializer[Any]):
+class ConfigurePluginResponse(serializers.Serializer[Any]):
     success = serializers.BooleanField()
     message = serializers.CharField()
-    config = ConfigBody()
+    config = PluginConfigBody()
 
 
 def summary_body(known: KnownPlugin) -> dict[str, Any]:
