@@ -1,6 +1,7 @@
 """What plugins cost: the chain alone, and a server with none and with the five built-in ones."""
 
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -51,6 +52,7 @@ def costs(report: Report) -> None:
 
 
 def _chain(report: Report) -> None:
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "llama_gpu_site.settings")
     import django
 
     django.setup()
