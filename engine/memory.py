@@ -30,7 +30,7 @@ _TOKENIZER = 350
 _KEPT = 32 * _MIB
 # Measured by nobody yet where this was written: a CUDA context with its kernels, the workspace of cuBLAS.
 CUDA_CONTEXT = 600 * _MIB
-# PagedCache gathers the keys and values of so many tokens at a time, and SDPA works on copies of them.
+# PagedCache gathers the keys and values of so many tokens at a time, or of one sequence, and attends to copies of them.
 GATHERED_TOKENS = 32 * 1024
 
 
@@ -172,13 +172,17 @@ def overhead_bytes(
 ) -> int:
     """Everything beside weights and cache: the process itself or its CUDA context, the rotary table, activations."""
     rotary = context_length * model.head_dim * 4 if model.fast else 0
-    activations = activation_bytes(model, precision, kind, rows=prefill_chunk, max_sequences=max_sequences)
+    activations = activation_bytes(
+        model, precision, kind, rows=prefill_chunk, max_sequences=max_sequences, context_length=context_length
+    )
     if kind == "cuda":
         return CUDA_CONTEXT + rotary + activations
     return _PROCESS + model.vocabulary * _TOKENIZER + rotary + min(activations, _KEPT)
 
 
-def activation_bytes(model: Dimensions, precision: str, kind: DeviceKind, *, rows: int, max_sequences: int) -> int:
+def activation_bytes(
+    model: Dimensions, precision: str, kind: DeviceKind, *, rows: int, max_sequences: int, context_length: int
+) -> int:
     """The most that a step holds at once: `rows` prompt tokens in a layer, or the logits of all sequences."""
     size = activation_size(precision)
     attention = (model.heads + 2 * model.kv_heads) * model.head_dim
@@ -187,5 +191,5 @@ def activation_bytes(model: Dimensions, precision: str, kind: DeviceKind, *, row
     unpacked = max(outputs * inputs for outputs, inputs in model.matrices) * size if precision == "int8" else 0
     gathered = 0
     if kind != "cpu" or not model.fast:
-        gathered = 4 * GATHERED_TOKENS * model.kv_heads * model.head_dim * size
+        gathered = 4 * max(GATHERED_TOKENS, context_length) * model.kv_heads * model.head_dim * size
     return max(layer + unpacked + gathered, logits)

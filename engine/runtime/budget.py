@@ -76,6 +76,7 @@ class Budget:
             self._kind,
             rows=self.config.prefill_chunk,
             max_sequences=self.config.max_sequences,
+            context_length=self.context_length,
         )
         limit = self.limit
         taken = sum(device_memory.taken(device) + working for device in devices)

@@ -3,6 +3,7 @@
 import torch
 from torch.nn import functional
 
+from engine.memory import GATHERED_TOKENS
 from engine.runtime.blocks import BLOCK_SIZE
 from engine.runtime.kernels.batch import Span, StepBatch
 from engine.runtime.kernels.interface import AttentionShape
@@ -23,10 +24,8 @@ class PagedCache:
 
     def begin(self, batch: StepBatch) -> None:
         self.slots = batch.slots
-        decodes = [span for span in batch.spans if span.count == 1]
         groups = [[span] for span in batch.spans if span.count > 1]
-        if decodes:
-            groups.append(decodes)
+        groups += _alike([span for span in batch.spans if span.count == 1])
         self._groups = [(spans, *self._layout(spans)) for spans in groups]
 
     def store(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
@@ -61,6 +60,18 @@ class PagedCache:
         positions = torch.tensor([list(range(span.start, span.start + span.count)) for span in spans], device=device)
         rows = torch.tensor([row for span in spans for row in range(span.row, span.row + span.count)], device=device)
         return slots, positions, rows
+
+
+def _alike(decodes: list[Span]) -> list[list[Span]]:
+    """Sequences of similar length together, few enough for each group's keys and values to be gathered at once."""
+    groups: list[list[Span]] = []
+    for span in sorted(decodes, key=lambda span: len(span.blocks)):
+        width = len(span.blocks) * BLOCK_SIZE  # the longest of its group, so that the others are padded to it
+        if groups and (len(groups[-1]) + 1) * width <= GATHERED_TOKENS:
+            groups[-1].append(span)
+        else:
+            groups.append([span])
+    return groups
 
 
 def _attention(
