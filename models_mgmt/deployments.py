@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+import kombu.exceptions
 from asgiref.sync import sync_to_async
 from celery import current_app
 from django.conf import settings
@@ -296,7 +297,11 @@ def request_unload(
                 continue
             Deployment.objects.filter(pk=row.pk).update(state=State.UNLOADING, changed_at=Now())
         ticket = secrets.token_hex(8)
-        send(UNLOAD_TASK, row, row.pk, ticket, force, reason, only_if_idle_for)
+        try:
+            send(UNLOAD_TASK, row, row.pk, ticket, force, reason, only_if_idle_for)
+        except BackendUnavailable:
+            Deployment.objects.filter(pk=row.pk, state=State.UNLOADING).update(state=row.state, changed_at=Now())
+            raise
         tickets.append((f"{row.host}/{row.device}", ticket))
         told.append(row)
     if told and only_if_idle_for is None:
@@ -325,8 +330,11 @@ async def _outcome(place_name: str, ticket: str) -> int | None:
 
 
 def send(task: str, row: Deployment, *arguments: object) -> None:
-    """Put a task into the control queue of a deployment's worker."""
-    current_app.send_task(task, arguments, queue=control_queue_name(row.host, row.device), ignore_result=True)
+    """Put a task into the control queue of a deployment's worker. Raises BackendUnavailable without the broker."""
+    try:
+        current_app.send_task(task, arguments, queue=control_queue_name(row.host, row.device), ignore_result=True)
+    except (kombu.exceptions.OperationalError, OSError) as error:
+        raise BackendUnavailable("The server's queue can't be reached; try again.", retry_after=1) from error
 
 
 def _note(action: str, model: Model, actor: Actor, rows: Iterable[Deployment]) -> None:

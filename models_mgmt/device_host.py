@@ -107,10 +107,17 @@ class DeviceHost:
         if row is None or not row.is_wanted:
             return
         try:
-            self._pool.get(row.model_id, retry=True)
+            engine = self._pool.get(row.model_id, retry=True)
         except ApiError:
             return  # told by `failed`
-        self._write(row.model_id, only=(State.REQUESTED,), state=State.LOADED)  # it was there already
+        # If it was there already, nobody has written that yet.
+        self._write(
+            row.model_id,
+            only=(State.REQUESTED,),
+            state=State.LOADED,
+            measured_bytes=engine.memory_bytes,
+            loaded_at=Now(),
+        )
 
     def unload(
         self,

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+import kombu.exceptions
 import pytest
 from asgiref.sync import sync_to_async
 from django.db.models.functions import Now
@@ -242,6 +243,24 @@ async def test_an_unload_of_what_is_not_loaded_does_nothing(model: Model, sent: 
     announced()
     assert (await unload(model)).was_loaded is False
     assert sent == []
+
+
+def test_an_unload_that_could_not_be_sent_leaves_the_row_as_it_was(
+    model: Model, sent: Sent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise kombu.exceptions.OperationalError
+
+    announced()
+    (row,) = request_load(model, LoadOptions()).deployments
+    settle(row, State.LOADED)
+    monkeypatch.setattr(deployments.current_app, "send_task", unreachable)
+
+    with pytest.raises(BackendUnavailable, match="queue can't be reached"):
+        deployments.request_unload(model)
+
+    row.refresh_from_db()
+    assert row.state == State.LOADED
 
 
 def test_deployments_of_a_lost_worker_are_called_lost_and_told_of(model: Model, sent: Sent, clean_redis: str) -> None:
