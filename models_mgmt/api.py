@@ -14,6 +14,7 @@ from common.envelope import success
 from common.errors import ApiError, ModelNotFound, PermissionDenied, from_code
 from common.openapi import ErrorResponseBody
 from models_mgmt import services
+from models_mgmt.expected_memory import best_kind
 from models_mgmt.live import with_workers
 from models_mgmt.looking import Described, describe
 from models_mgmt.models import Deployment, Model
@@ -59,12 +60,13 @@ class Models(Door):
         if not query.get("enabled", True) and "admin" not in self.caller.permissions:
             raise PermissionDenied(details={"required": "admin"})
         rows = [model async for model in find_models(**query)]
-        models = with_workers(rows, await alive_workers())
+        workers = await alive_workers()
+        models, kind = with_workers(rows, workers), best_kind(workers)
         if is_loaded is not None:
             models = [model for model in models if model.is_loaded == is_loaded]
         return Response(
             success(
-                models=[summary_body(model) for model in models],
+                models=[summary_body(model, kind) for model in models],
                 total_models=len(models),
                 loaded_models=sum(model.is_loaded for model in models),
             )
@@ -142,10 +144,11 @@ class ModelDetail(Door):
 
 async def _detail(model_id: str) -> dict[str, Any]:
     row = await sync_to_async(services.registered_model)(model_id)
-    (live,) = with_workers([row], await alive_workers())
+    workers = await alive_workers()
+    (live,) = with_workers([row], workers)
     performance = await sync_to_async(performance_of)(row.id)
-    deployments = [deployment async for deployment in Deployment.objects.filter(model=row)]
-    return await sync_to_async(detail_body)(live, performance, deployments)
+    rows = [deployment async for deployment in Deployment.objects.filter(model=row)]
+    return await sync_to_async(detail_body)(live, performance, rows, best_kind(workers))
 
 
 async def _looked_at(source: str, **options: Any) -> Described:

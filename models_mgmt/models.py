@@ -70,11 +70,6 @@ class Model(models.Model):
     def __str__(self) -> str:
         return self.id
 
-    @property
-    def weight_bytes(self) -> int | None:
-        """What the weights take up in 16 bits, the width that the engine prefers; None if their number is unknown."""
-        return self.parameters * 2 if self.parameters else None
-
 
 class ModelAlias(models.Model):
     """Another name of a model. Names of models and aliases are one set: no name means two models."""

@@ -8,7 +8,9 @@ from rest_framework import serializers
 
 from common.byte_sizes import format_bytes
 from common.serializers import StrictSerializer
+from engine.memory import DeviceKind
 from models_mgmt.deployment_serializers import DeploymentBody, deployment_bodies
+from models_mgmt.expected_memory import expected_memory
 from models_mgmt.facts import shape_of
 from models_mgmt.live import LiveModel
 from models_mgmt.model_roots import shown
@@ -101,7 +103,9 @@ class ModelSummaryBody(serializers.Serializer[Any]):
     backend = serializers.CharField(required=False, help_text="While it is loaded.")
     memory_usage = serializers.CharField(required=False, help_text='Measured, such as "6.5GB"; while it is loaded.')
     memory_usage_bytes = serializers.IntegerField(required=False)
-    estimated_memory = serializers.CharField(required=False, help_text="What its weights need; while it is not loaded.")
+    estimated_memory = serializers.CharField(
+        required=False, help_text="What it is expected to take when it is loaded; once its files are known."
+    )
     estimated_memory_bytes = serializers.IntegerField(required=False)
 
 
@@ -109,6 +113,18 @@ class FiguresBody(serializers.Serializer[Any]):
     tokens_per_second = serializers.FloatField(allow_null=True, help_text="Decode speed of one request.")
     avg_latency = serializers.FloatField(allow_null=True, help_text="Seconds per completed request, waiting included.")
     requests = serializers.IntegerField()
+
+
+class EstimateBody(serializers.Serializer[Any]):
+    """What a model is expected to take, in bytes, with the server's settings and the model's whole context."""
+
+    backend = serializers.CharField(help_text="The kind of device that it was worked out for.")
+    quantization = serializers.CharField()
+    weights_bytes = serializers.IntegerField()
+    kv_cache_bytes = serializers.IntegerField()
+    overhead_bytes = serializers.IntegerField()
+    total_bytes = serializers.IntegerField()
+    least_bytes = serializers.IntegerField(help_text="With the smallest KV cache that it can be loaded with.")
 
 
 class PerformanceBody(serializers.Serializer[Any]):
@@ -145,6 +161,7 @@ class ModelBody(ModelSummaryBody):
     trust_remote_code = serializers.BooleanField()
     allow_pickle = serializers.BooleanField()
     created_at = serializers.DateTimeField()
+    estimate = EstimateBody(allow_null=True)
     performance = PerformanceBody()
     deployments = DeploymentBody(many=True)
 
@@ -167,7 +184,8 @@ class DeletedResponse(serializers.Serializer[Any]):
     model_id = serializers.CharField()
 
 
-def summary_body(live: LiveModel) -> dict[str, Any]:
+def summary_body(live: LiveModel, kind: DeviceKind) -> dict[str, Any]:
+    """`kind`: of the devices that its memory is estimated for."""
     model = live.model
     body: dict[str, Any] = {
         "id": model.id,
@@ -185,15 +203,18 @@ def summary_body(live: LiveModel) -> dict[str, Any]:
     if live.ready is not None:
         body["backend"] = live.ready.backend
         body |= _size("memory_usage", live.memory_bytes)
-    elif model.weight_bytes is not None:
-        body |= _size("estimated_memory", model.weight_bytes)
+    expected = expected_memory(model, kind)
+    if expected is not None:
+        body |= _size("estimated_memory", expected.estimate.total)
     return body
 
 
-def detail_body(live: LiveModel, performance: Performance, rows: Iterable[Deployment]) -> dict[str, Any]:
+def detail_body(
+    live: LiveModel, performance: Performance, rows: Iterable[Deployment], kind: DeviceKind
+) -> dict[str, Any]:
     model, ready = live.model, live.ready
     shape = shape_of(model.shape)
-    return summary_body(live) | {
+    return summary_body(live, kind) | {
         "architecture": (ready.architecture if ready else model.architecture) or None,
         "parameters": ready.parameters if ready else model.parameters,
         "vocab_size": ready.vocab_size if ready else model.vocab_size,
@@ -209,6 +230,7 @@ def detail_body(live: LiveModel, performance: Performance, rows: Iterable[Deploy
         "trust_remote_code": model.trust_remote_code,
         "allow_pickle": model.allow_pickle,
         "created_at": model.created_at,
+        "estimate": _estimate_body(model, kind),
         "performance": _performance_body(live, performance),
         "deployments": deployment_bodies(live, rows),
     }
@@ -222,6 +244,21 @@ def _performance_body(live: LiveModel, performance: Performance) -> dict[str, An
         "total_requests": total.requests,
         "last_hour": asdict(lately),
         "total": asdict(total),
+    }
+
+
+def _estimate_body(model: Model, kind: DeviceKind) -> dict[str, Any] | None:
+    expected = expected_memory(model, kind)
+    if expected is None:
+        return None
+    return {
+        "backend": expected.kind,
+        "quantization": expected.precision,
+        "weights_bytes": expected.estimate.weights,
+        "kv_cache_bytes": expected.estimate.kv_cache,
+        "overhead_bytes": expected.estimate.overhead,
+        "total_bytes": expected.estimate.total,
+        "least_bytes": expected.estimate.least,
     }
 
 

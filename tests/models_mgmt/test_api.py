@@ -1,13 +1,17 @@
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+import msgspec
 import pytest
 from asgiref.sync import sync_to_async
 from django.http import HttpResponse
 from django.test import AsyncClient
 
+from common.byte_sizes import format_bytes
 from engine.messages import Ready
-from models_mgmt.models import ModelAlias
+from models_mgmt.inspection import ModelShape
+from models_mgmt.memory import estimate, resolved_precision
+from models_mgmt.models import Model, ModelAlias
 from models_mgmt.presence import DeploymentReport, WorkerReport, announce
 from models_mgmt.services import ensure_model
 from tests.accounts.conftest import bearer, make_key
@@ -28,6 +32,12 @@ READY = Ready(
     max_sequences=32,
     load_time=1.5,
 )
+SHAPE = ModelShape(
+    architecture="LlamaForCausalLM", model_type="llama", parameters=6_738_415_616, vocab_size=32_000, hidden_size=4096,
+    intermediate_size=11_008, layers=32, heads=32, kv_heads=32, head_dim=128, tied_embeddings=False,
+    context_length=4096, dtype="float16", weight_bytes=13_476_839_424,
+)  # fmt: skip
+LARGE = estimate(SHAPE, quantization="auto", device_kind="cpu", context_length=None, max_sequences=32)
 
 
 def report(*deployments: DeploymentReport) -> WorkerReport:
@@ -51,7 +61,8 @@ async def read(clean_redis: str) -> Read:
         id="small-chat", name="Small Chat", size="135M", type="chat", source_kind="folder", is_default=True,
         path="/secret/place", capabilities=["text-generation", "chat"],
     )  # fmt: skip
-    await make(id="large", name="Large", size="7B", type="base", source_kind="hub", parameters=6_738_415_616)
+    await make(id="large", name="Large", size="7B", type="base", source_kind="hub")
+    await Model.objects.filter(pk="large").aupdate(shape=msgspec.to_builtins(SHAPE))
     await ModelAlias.objects.acreate(name="assistant", model_id="small-chat")
     loaded = DeploymentReport(model_id="small-chat", state="loaded", ready=READY, running=2, tokens_per_second=45.2)
     await sync_to_async(announce)(report(loaded))
@@ -74,8 +85,8 @@ async def test_the_list_answers_as_documented(read: Read) -> None:
                 "aliases": [],
                 "pinned": False,
                 "enabled": True,
-                "estimated_memory": "12.6GB",
-                "estimated_memory_bytes": 13_476_831_232,
+                "estimated_memory": format_bytes(LARGE.total),
+                "estimated_memory_bytes": LARGE.total,
                 "capabilities": ["text-generation"],
             },
             {
@@ -151,7 +162,16 @@ async def test_one_model_answers_as_documented(read: Read, name: str) -> None:
 
 async def test_a_model_that_is_not_loaded_tells_what_it_would_need(read: Read) -> None:
     model = (await read(f"{MODELS}/large")).json()["model"]
-    assert (model["loaded"], model["estimated_memory"]) == (False, "12.6GB")
+    assert (model["loaded"], model["estimated_memory_bytes"]) == (False, LARGE.total)
+    assert model["estimate"] == {
+        "backend": "cpu",
+        "quantization": resolved_precision("auto", "cpu"),
+        "weights_bytes": LARGE.weights,
+        "kv_cache_bytes": LARGE.kv_cache,
+        "overhead_bytes": LARGE.overhead,
+        "total_bytes": LARGE.total,
+        "least_bytes": LARGE.least,
+    }
     nothing = {"tokens_per_second": None, "avg_latency": None}
     assert model["performance"] == {
         **nothing,
