@@ -13,7 +13,7 @@ from accounts.doors import Door
 from common.envelope import success
 from common.errors import ApiError, ModelNotFound, PermissionDenied, from_code
 from common.openapi import ErrorResponseBody
-from models_mgmt import services
+from models_mgmt import deployments, services
 from models_mgmt.expected_memory import best_kind
 from models_mgmt.live import with_workers
 from models_mgmt.looking import Described, describe
@@ -132,10 +132,12 @@ class ModelDetail(Door):
         responses={200: DeletedResponse, 409: _CONFLICT},
     )
     async def delete(self, request: Request, model_id: str) -> Response:
-        """Take a model out of the registry. Its files stay where they are."""
+        """Take a model out of the registry. Its files stay where they are; forced, it is unloaded first."""
         query = DeleteQuery.parse(request.query_params.dict())
         model = await sync_to_async(services.registered_model)(model_id)
         (live,) = with_workers([model], await alive_workers())
+        if live.places and query["force"]:
+            await deployments.unload(model, force=True)
         await sync_to_async(services.delete_model)(
             model_id, held_by=live.places, force=query["force"], actor=calling(self.caller, request)
         )

@@ -40,6 +40,11 @@ def _workers() -> list[WorkerReport]:
     return workers
 
 
+def forget_workers() -> None:
+    """Ask for them anew the next time."""
+    _remembered.clear()
+
+
 def _live(model: Model) -> LiveModel:
     (live,) = with_workers([model], _workers())
     return live
@@ -47,7 +52,7 @@ def _live(model: Model) -> LiveModel:
 
 @admin.register(Model)
 class ModelAdmin(ServiceRefusals, admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the stubs only
-    list_display = ("id", "state", "name", "size", "type", "comes_from", "memory", "other_names", "marks")
+    list_display = ("id", "marks", "state", "size", "type", "comes_from", "memory_short", "other_names")
     list_filter = ("type", "source_kind", "enabled", "pinned")
     search_fields = ("id", "name", "architecture", "aliases__name")
     form = ModelForm
@@ -111,6 +116,12 @@ class ModelAdmin(ServiceRefusals, admin.ModelAdmin):  # type: ignore[type-arg]  
         parts += [f"{format_bytes(expected.estimate.total)} expected ({expected.precision})"] if expected else []
         return ", ".join(parts) or "–"
 
+    @admin.display(description="memory")
+    def memory_short(self, model: Model) -> str:
+        measured = _live(model).memory_bytes
+        expected = expected_memory(model, best_kind(_workers()))
+        return format_bytes(measured) if measured else f"~{format_bytes(expected.estimate.total)}" if expected else "–"
+
     @admin.display(description="aliases")
     def other_names(self, model: Model) -> str:
         return ", ".join(alias.name for alias in model.aliases.all()) or "–"
@@ -155,6 +166,7 @@ class ModelAdmin(ServiceRefusals, admin.ModelAdmin):  # type: ignore[type-arg]  
         services.update_model(obj.pk, changes, described=form.described, actor=acting(request))
 
     def delete_model(self, request: HttpRequest, obj: Model) -> None:
+        forget_workers()  # what is shown may be a moment old, what is decided by may not
         services.delete_model(obj.pk, held_by=_live(obj).places, actor=acting(request))
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Model]) -> None:

@@ -7,6 +7,7 @@ import pytest
 from django.test import Client
 
 from accounts.models import AuditEntry, Role, User
+from models_mgmt.admin.registry import forget_workers
 from models_mgmt.models import Model
 from models_mgmt.presence import DeploymentReport, announce
 from tests.models_mgmt.made_models import model_files, write_files
@@ -18,6 +19,7 @@ LIST = "/admin/models_mgmt/model/"
 
 @pytest.fixture
 def admin(clean_redis: str, tmp_path: Path, settings: Any) -> Client:
+    forget_workers()
     settings.MODELS_DIR = tmp_path / "prepared"
     settings.MODEL_ROOTS = [tmp_path / "root"]
     write_files(tmp_path / "root" / "tiny", model_files())
@@ -46,7 +48,7 @@ def test_a_model_is_registered_from_its_source(admin: Client, tmp_path: Path) ->
     assert AuditEntry.objects.get().actor == "ada"
     page = admin.get(LIST).content.decode()
     assert "18K" in page
-    assert "expected" in page
+    assert "~" in page
     assert str(tmp_path) not in page
 
 
@@ -95,10 +97,11 @@ def test_actions_change_the_selected_ones(admin: Client) -> None:
 def test_a_loaded_model_shows_where_and_is_not_deleted(admin: Client) -> None:
     add(admin)
     announce(report(DeploymentReport(model_id="tiny", state="loaded", ready=READY)))
+    forget_workers()
     page = admin.get(LIST).content.decode()
     assert "Loaded" in page
     assert "host/cpu" in page
-    assert "270MB measured" in page
+    assert "270MB" in page
     response = admin.post(f"{LIST}tiny/delete/", {"post": "yes"}, follow=True)
     assert "The model is loaded; unload it first" in response.content.decode()
     assert Model.objects.exists()
