@@ -15,6 +15,7 @@ from common.errors import ApiError
 from common.short_memory import ShortMemory
 from models_mgmt import services
 from models_mgmt.admin.forms import ModelForm, NewModelForm
+from models_mgmt.deployment_admin import load_models, unload_models
 from models_mgmt.expected_memory import best_kind, expected_memory
 from models_mgmt.facts import shape_of
 from models_mgmt.live import LiveModel, with_workers
@@ -56,7 +57,7 @@ class ModelAdmin(ServiceRefusals, admin.ModelAdmin):  # type: ignore[type-arg]  
     list_filter = ("type", "source_kind", "enabled", "pinned")
     search_fields = ("id", "name", "architecture", "aliases__name")
     form = ModelForm
-    actions = ("make_default", "pin", "unpin", "enable", "disable")
+    actions = (load_models, unload_models, "make_default", "pin", "unpin", "enable", "disable")
     readonly_fields = (
         "id", "state", "comes_from", "source_kind", "commit", "architecture", "counts", "stored_as", "memory",
         "capabilities", "created_at", "updated_at",
