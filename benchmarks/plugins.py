@@ -40,6 +40,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 ROUNDS = 3
 _TOKEN = 5  # characters
+_MANY = range(1000)  # of what takes less time than to look at the clock
 
 
 def costs(report: Report) -> None:
@@ -65,7 +66,7 @@ def _chain(report: Report) -> None:
     chains = {kind.info.id: Chain([link(loaded(kind, SETTINGS[kind.info.id]))]) for kind in found}
     chains["all five"] = Chain([link(loaded(kind, SETTINGS[kind.info.id])) for kind in found])
     tokens = [ANSWER[at : at + _TOKEN] for at in range(0, len(ANSWER), _TOKEN)]
-    rows: list[Row] = []
+    rows: list[Row] = [_without()]
     for name, chain in chains.items():
 
         def begin(chain: Chain = chain) -> Run:
@@ -92,6 +93,29 @@ def _chain(report: Report) -> None:
     cells.append(["goal for all five", "< 1", "< 20"])
     title = f"Plugins alone: a prompt of {len(PROMPT)} characters, an answer of {len(tokens)} tokens"
     report.add(title, ["plugins", "per request, ms", "per token, µs"], cells, rows)
+
+
+def _without() -> Row:
+    """What a worker's seam for plugins costs each request, and each step of an engine, when none is loaded."""
+    from engine.messages import Delta, Generate
+    from engine.params import SamplingParams
+    from inference.messages import Job
+    from inference.plugin_chain import PluginSeam
+    from inference.running import RunningTable
+    from plugins_app.manager import PluginManager
+
+    replies: Any = None  # nothing is refused, so nothing is told
+    seam = PluginSeam(PluginManager(), replies)
+    request = Generate("1~1", SamplingParams(), text=PROMPT)
+    job = Job("1", "1", "infer", "echo", "web", (request,), submitted_at=0.0, seconds=60.0)
+    _, entries = RunningTable().add(job)
+    step = (Delta("1~1", " word", 1),)
+    return {
+        "benchmark": "plugins",
+        "plugins": "none loaded",
+        "request_ms": round(_seconds(lambda: [seam.prepare(job, entries) for _ in _MANY]) / len(_MANY) * 1000, 5),
+        "token_us": round(_seconds(lambda: [seam.passed(step) for _ in _MANY]) / len(_MANY) * 1e6, 3),
+    }
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -50,7 +50,8 @@ class PluginSeam:
                 refused.append(Failed(entry.request_id, "INVALID_INPUT", error.message, error.details))
             except PluginFailed as error:
                 refused.append(_failed(entry, error))
-        self._replies.put(tuple(refused))
+        if refused:
+            self._replies.put(tuple(refused))
         return ready
 
     def passed(self, events: tuple[RequestEvent, ...]) -> tuple[RequestEvent, ...]:
