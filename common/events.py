@@ -1,35 +1,56 @@
-"""What happens and may be watched: the catalogue of events, and the stream that carries them between processes.
+"""What happens and may be watched: the catalogue of events, and the streams that carry them between processes.
 
-Every event is a Struct of this module, published to one capped Redis stream. Whoever shows events (Socket.IO, Channels,
-an SSE door) reads on from the id of the last one it has seen, so a reader that was away catches up on all that the
-stream still holds. An event's id and its time come from Redis, so they agree whatever the clocks of the hosts say.
+Every event is a Struct of this module, published to its channel's capped Redis stream. Whoever shows events (Socket.IO,
+Channels) reads on from the id of the last one it has seen, so a reader that was away catches up on all that the streams
+still hold. Ids and times come from Redis, so they agree whatever the clocks of the hosts say, and one sequence of ids
+runs through all the streams: one id says of every channel what came before it.
 """
 
 import logging
-from collections.abc import AsyncGenerator
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterable
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import msgspec
 import redis
 
-from common.redis import async_redis, key, sync_redis
+from common.redis import key, redis_line, sync_redis
+from common.redis_line import Script
 
 logger = logging.getLogger(__name__)
 
-# About this many events can be replayed; at a few a second, an hour of them.
-STREAM_LENGTH = 10_000
-BEGINNING = "0-0"
-_FIELD = b"e"
-_MAX_BLOCK_SECONDS = 2.0  # well within what the client waits for an answer
-
-Channel = Literal["model_events", "plugin_events"]
+Channel = Literal[
+    "system_metrics",
+    "gpu_metrics",
+    "inference_stats",
+    "inference_events",
+    "plugin_events",
+    "model_events",
+    "log_events",
+]
+CHANNELS: tuple[Channel, ...] = get_args(Channel)
 LoadStage = Literal["wait", "download", "convert", "read", "quantise", "warm up"]
+
+# About so many events of each channel can be replayed.
+STREAM_LENGTHS: dict[Channel, int] = {
+    "system_metrics": 2_000,
+    "gpu_metrics": 4_000,
+    "inference_stats": 2_000,
+    "inference_events": 4_000,
+    "plugin_events": 5_000,
+    "model_events": 5_000,
+    "log_events": 2_000,
+}
+# A channel in which nothing happens any more is forgotten; above all the completions in it.
+STREAM_SECONDS = 24 * 3600
+# The characters of a completion that its event carries; events are news, the whole text is in the request's answer.
+MAX_EVENT_TEXT = 8_192
 
 
 class Event(msgspec.Struct, frozen=True, tag_field="event", kw_only=True):
     """Something that has happened. Its tag is its public name, `channel` what a watcher subscribes to.
 
-    Only what every subscriber of the channel may see belongs in an event: no prompt, no key, no path.
+    Only what every subscriber of the channel may see belongs in an event: no prompt, no key, no path. An event of
+    which people see different things says so in `fields`.
     """
 
     channel: ClassVar[Channel]
@@ -37,6 +58,153 @@ class Event(msgspec.Struct, frozen=True, tag_field="event", kw_only=True):
     @property
     def name(self) -> str:
         return str(self.__struct_config__.tag)
+
+    def fields(self, *, is_own: bool = False) -> dict[str, Any]:
+        """The event's fields without its name. `is_own`: for the one whose event it is."""
+        fields: dict[str, Any] = msgspec.to_builtins(self)
+        fields.pop("event")
+        return fields
+
+
+# ---------------------------------------------------------------- the system
+
+
+class SystemMetrics(Event, frozen=True, kw_only=True, tag="system_metrics"):
+    """One host now. Usages in percent, `network_rx` and `network_tx` in bytes per second since the last one.
+
+    `active_requests` and `request_rate` (ended per minute, over the last one) are those of the whole installation. None
+    is what could not be measured.
+    """
+
+    channel = "system_metrics"
+
+    host: str
+    cpu_usage: float | None
+    memory_usage: float | None
+    disk_usage: float | None
+    network_rx: int | None
+    network_tx: int | None
+    active_requests: int | None
+    request_rate: float | None
+
+
+class GpuMetrics(Event, frozen=True, kw_only=True, tag="gpu_metrics"):
+    """One GPU now. Memory in MiB, `utilization` in percent, `temperature` in °C, power in watts."""
+
+    channel = "gpu_metrics"
+
+    host: str
+    gpu_id: int
+    name: str
+    utilization: float | None
+    memory_used: int | None
+    memory_total: int | None
+    temperature: float | None
+    power_usage: float | None
+    power_limit: float | None
+
+
+class InferenceStats(Event, frozen=True, kw_only=True, tag="inference_stats"):
+    """The requests of the last minute, over the whole installation. Times in seconds; None where nothing has ended."""
+
+    channel = "inference_stats"
+
+    total_requests: int
+    successful_requests: int
+    error_rate: float | None
+    avg_response_time: float | None
+    requests_per_minute: float
+    tokens_per_second: float
+    time_to_first_token: float | None
+    active_requests: int
+    queued_requests: int
+
+
+class LogEvent(Event, frozen=True, kw_only=True, tag="log_event"):
+    """A line of the log, for administrators."""
+
+    channel = "log_events"
+
+    level: str
+    component: str
+    message: str
+    host: str = ""
+    request_id: str = ""
+    metadata: dict[str, Any] = {}
+
+
+# ---------------------------------------------------------------- requests
+
+
+class InferenceEvent(Event, frozen=True, kw_only=True):
+    """A request, or the item `item` of a batch. `user_id` is whose it is, and is shown to nobody."""
+
+    channel = "inference_events"
+
+    request_id: str
+    model: str
+    kind: str
+    item: int = 0
+    user_id: int | None = None
+
+    def fields(self, *, is_own: bool = False) -> dict[str, Any]:
+        fields = super().fields(is_own=is_own)
+        fields.pop("user_id")
+        return fields
+
+
+class InferenceStarted(InferenceEvent, frozen=True, kw_only=True, tag="inference_started"):
+    """An engine has taken the request."""
+
+    backend: str
+    prompt_tokens: int
+
+
+class InferenceCompleted(InferenceEvent, frozen=True, kw_only=True, tag="inference_completed"):
+    """Times in seconds: the queue's from submission, the inference's from the first prefill step.
+
+    `generated_text` holds MAX_EVENT_TEXT characters at most. It is shown, with the figures, as `result`: to the one
+    whose request it was, and to nobody else.
+    """
+
+    backend: str
+    prompt_tokens: int
+    tokens_generated: int
+    inference_time: float
+    queue_time: float
+    time_to_first_token: float
+    finish_reason: str
+    generated_text: str = ""
+    is_text_cut: bool = False
+
+    def fields(self, *, is_own: bool = False) -> dict[str, Any]:
+        fields = super().fields(is_own=is_own)
+        text, is_cut = fields.pop("generated_text"), fields.pop("is_text_cut")
+        fields["result"] = {"generated_text": text, "is_text_cut": is_cut, **fields} if is_own else None
+        return fields
+
+
+class InferenceFailed(InferenceEvent, frozen=True, kw_only=True, tag="inference_failed"):
+    """`code` is an error code of the API, `error` its sentence; a refusal's may quote the request, and is its own."""
+
+    code: str
+    error: str
+
+    def fields(self, *, is_own: bool = False) -> dict[str, Any]:
+        fields = super().fields(is_own=is_own)
+        if not is_own and self.code in _QUOTING_CODES:
+            fields["error"] = ""
+        return fields
+
+
+class InferenceCancelled(InferenceEvent, frozen=True, kw_only=True, tag="inference_cancelled"):
+    """`reason`: `disconnected`, `timeout`, `slow_reader`, `lost` or `shutdown`."""
+
+    reason: str
+    tokens_generated: int
+
+
+_QUOTING_CODES = ("INVALID_INPUT", "CONTENT_BLOCKED")
 
 
 # ---------------------------------------------------------------- models
@@ -115,8 +283,34 @@ class PluginError(PluginEvent, frozen=True, kw_only=True, tag="plugin_error"):
     error: str
 
 
+_KINDS = (
+    SystemMetrics,
+    GpuMetrics,
+    InferenceStats,
+    LogEvent,
+    InferenceStarted,
+    InferenceCompleted,
+    InferenceFailed,
+    InferenceCancelled,
+    ModelLoading,
+    ModelLoaded,
+    ModelUnloaded,
+    ModelLoadFailed,
+    ModelLost,
+    PluginLoaded,
+    PluginUnloaded,
+    PluginError,
+)
 AnyEvent = (
-    ModelLoading
+    SystemMetrics
+    | GpuMetrics
+    | InferenceStats
+    | LogEvent
+    | InferenceStarted
+    | InferenceCompleted
+    | InferenceFailed
+    | InferenceCancelled
+    | ModelLoading
     | ModelLoaded
     | ModelUnloaded
     | ModelLoadFailed
@@ -125,112 +319,76 @@ AnyEvent = (
     | PluginUnloaded
     | PluginError
 )
-CATALOGUE: dict[str, type[Event]] = {
-    str(kind.__struct_config__.tag): kind
-    for kind in (
-        ModelLoading,
-        ModelLoaded,
-        ModelUnloaded,
-        ModelLoadFailed,
-        ModelLost,
-        PluginLoaded,
-        PluginUnloaded,
-        PluginError,
-    )
-}
+CATALOGUE: dict[str, type[Event]] = {str(kind.__struct_config__.tag): kind for kind in _KINDS}
 
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(AnyEvent)
-
-
-class Recorded(msgspec.Struct, frozen=True):
-    """An event as the stream holds it. `id` orders all events; `at` is its time in Unix seconds, by Redis' clock."""
-
-    id: str
-    at: float
-    event: AnyEvent
-
-    def fields(self) -> dict[str, Any]:
-        """The event's own fields, without its name."""
-        fields: dict[str, Any] = msgspec.to_builtins(self.event)
-        fields.pop("event")
-        return fields
 
 
 # ---------------------------------------------------------------- publishing
 
+# Gives every event the next id of the one sequence: Redis' time in milliseconds, and a count within one.
+_PUBLISH = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local last = redis.call('GET', KEYS[1])
+local ms, count = 0, -1
+if last then
+    local dash = string.find(last, '-', 1, true)
+    ms, count = tonumber(string.sub(last, 1, dash - 1)), tonumber(string.sub(last, dash + 1))
+end
+if now > ms then ms, count = now, -1 end
+local id
+for i = 2, #KEYS do
+    count = count + 1
+    id = string.format('%.0f-%d', ms, count)
+    redis.call('XADD', KEYS[i], 'MAXLEN', '~', ARGV[2 * i - 2], id, 'e', ARGV[2 * i - 1])
+    redis.call('EXPIRE', KEYS[i], ARGV[1])
+end
+redis.call('SET', KEYS[1], id)
+"""
+_publish = Script(_PUBLISH)
 
-def publish(event: AnyEvent) -> None:
-    """Tell everybody, from any thread of any process. What fails is logged: news never stop the work they tell of."""
+
+def publish(*events: AnyEvent) -> None:
+    """Tell everybody, from any thread of any process, in one round trip. What fails is logged: news never stop the
+    work they tell of."""
+    if not events:
+        return
+    keys, arguments = _keys_and_arguments(events)
     try:
-        sync_redis().xadd(_stream(), {_FIELD: _encoder.encode(event)}, maxlen=STREAM_LENGTH, approximate=True)
+        cast("Any", sync_redis()).eval(_PUBLISH, len(keys), *keys, *arguments)
     except redis.RedisError as error:
-        logger.warning("the event %s was not published: %s", event.name, error)
+        logger.warning("the event %s was not published: %s", _names(events), error)
     except Exception:
-        logger.exception("the event %s was not published", event.name)
+        logger.exception("the event %s was not published", _names(events))
 
 
-async def apublish(event: AnyEvent) -> None:
+async def apublish(*events: AnyEvent) -> None:
     """`publish` for coroutines."""
+    if not events:
+        return
+    keys, arguments = _keys_and_arguments(events)
     try:
-        await async_redis().xadd(_stream(), {_FIELD: _encoder.encode(event)}, maxlen=STREAM_LENGTH, approximate=True)
+        await _publish.run(redis_line(), keys, arguments)
     except redis.RedisError as error:
-        logger.warning("the event %s was not published: %s", event.name, error)
+        logger.warning("the event %s was not published: %s", _names(events), error)
     except Exception:
-        logger.exception("the event %s was not published", event.name)
+        logger.exception("the event %s was not published", _names(events))
 
 
-# ---------------------------------------------------------------- reading
+def _keys_and_arguments(events: Iterable[AnyEvent]) -> tuple[list[str], list[str | int | bytes]]:
+    keys = [key("events", "last")]
+    arguments: list[str | int | bytes] = [STREAM_SECONDS]
+    for event in events:
+        keys.append(stream_of(event.channel))
+        arguments += [STREAM_LENGTHS[event.channel], _encoder.encode(event)]
+    return keys, arguments
 
 
-async def last_id() -> str:
-    """Where the stream ends now: reading on from here brings only what happens from now on. Raises RedisError."""
-    entries: Any = await async_redis().xrevrange(_stream(), count=1)
-    return str(entries[0][0].decode()) if entries else BEGINNING
+def _names(events: Iterable[AnyEvent]) -> str:
+    return ", ".join(sorted({event.name for event in events}))
 
 
-async def read_events(after: str = BEGINNING, *, count: int = 500) -> list[Recorded]:
-    """The events after that id, oldest first, at most `count`; those that have left the stream are missing.
-
-    Raises redis.RedisError.
-    """
-    entries: Any = await async_redis().xrange(_stream(), min=f"({after}", count=count)
-    return _decoded(entries)
-
-
-async def watch_events(after: str) -> AsyncGenerator[Recorded, None]:
-    """Every event after that id, for as long as somebody asks for the next one. Raises redis.RedisError."""
-    client, stream = async_redis(), _stream()
-    while True:
-        answer: Any = await client.xread({stream: after}, block=int(_MAX_BLOCK_SECONDS * 1000))
-        for entries in _batches(answer):
-            for recorded in _decoded(entries):
-                yield recorded
-            if entries:
-                after = entries[-1][0].decode()
-
-
-def _stream() -> str:
-    return key("events")
-
-
-def _decoded(entries: list[tuple[bytes, dict[bytes, bytes]]]) -> list[Recorded]:
-    recorded = []
-    for raw_id, fields in entries:
-        entry_id = raw_id.decode()
-        try:
-            event = _decoder.decode(fields[_FIELD])
-        except (msgspec.DecodeError, KeyError):
-            logger.warning("the event %s can't be read; another version of this server may have sent it", entry_id)
-            continue
-        recorded.append(Recorded(entry_id, int(entry_id.partition("-")[0]) / 1000, event))
-    return recorded
-
-
-def _batches(answer: Any) -> list[list[tuple[bytes, dict[bytes, bytes]]]]:
-    """XREAD's answer is a list of pairs in RESP2, a mapping in RESP3 (whose values have one more level)."""
-    if not answer:
-        return []
-    if isinstance(answer, dict):
-        return [batch for batches in answer.values() for batch in batches]
-    return [batch for _, batch in answer]
+def stream_of(channel: Channel) -> str:
+    """The key of a channel's stream."""
+    return key("events", channel)

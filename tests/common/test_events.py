@@ -9,21 +9,21 @@ import msgspec
 import pytest
 from pytest_django import Settings
 
-from common import events
+from common import event_reader, events
+from common.event_reader import last_id, next_events, read_back, read_events, watch_events
 from common.events import (
     AnyEvent,
     Event,
+    InferenceCompleted,
+    InferenceFailed,
     ModelLoaded,
     ModelLoading,
     ModelUnloaded,
     PluginError,
     apublish,
-    last_id,
     publish,
-    read_events,
-    watch_events,
 )
-from common.redis import key, sync_redis
+from common.redis import key, new_redis_line, sync_redis
 
 LOADING = ModelLoading(model="tiny", host="a", device="cpu", progress=0.5, stage="read")
 LOADED = ModelLoaded(
@@ -32,6 +32,7 @@ LOADED = ModelLoaded(
 
 
 def test_the_names_and_fields_are_those_of_the_api() -> None:
+    inference = {"request_id", "model", "kind", "item", "user_id"}
     assert {
         name: (kind.channel, {field.name for field in msgspec.structs.fields(kind)})
         for name, kind in events.CATALOGUE.items()
@@ -56,6 +57,66 @@ def test_the_names_and_fields_are_those_of_the_api() -> None:
         ),
         "model_load_failed": ("model_events", {"model", "host", "device", "code", "error"}),
         "model_lost": ("model_events", {"model", "host", "device", "error"}),
+        "system_metrics": (
+            "system_metrics",
+            {
+                "host",
+                "cpu_usage",
+                "memory_usage",
+                "disk_usage",
+                "network_rx",
+                "network_tx",
+                "active_requests",
+                "request_rate",
+            },
+        ),
+        "gpu_metrics": (
+            "gpu_metrics",
+            {
+                "host",
+                "gpu_id",
+                "name",
+                "utilization",
+                "memory_used",
+                "memory_total",
+                "temperature",
+                "power_usage",
+                "power_limit",
+            },
+        ),
+        "inference_stats": (
+            "inference_stats",
+            {
+                "total_requests",
+                "successful_requests",
+                "error_rate",
+                "avg_response_time",
+                "requests_per_minute",
+                "tokens_per_second",
+                "time_to_first_token",
+                "active_requests",
+                "queued_requests",
+            },
+        ),
+        "log_event": ("log_events", {"level", "component", "message", "host", "request_id", "metadata"}),
+        "inference_started": ("inference_events", inference | {"backend", "prompt_tokens"}),
+        "inference_completed": (
+            "inference_events",
+            inference
+            | {
+                "backend",
+                "prompt_tokens",
+                "tokens_generated",
+                "inference_time",
+                "queue_time",
+                "time_to_first_token",
+                "finish_reason",
+                "generated_text",
+                "is_text_cut",
+            },
+        ),
+        "inference_failed": ("inference_events", inference | {"code", "error"}),
+        "inference_cancelled": ("inference_events", inference | {"reason", "tokens_generated"}),
         "plugin_loaded": ("plugin_events", {"plugin_id", "load_time"}),
         "plugin_unloaded": ("plugin_events", {"plugin_id"}),
         "plugin_error": ("plugin_events", {"plugin_id", "error"}),
@@ -74,8 +135,8 @@ async def test_what_was_published_is_read_in_order(clean_redis: str) -> None:
     first, second = await read_events()
     assert (first.event, second.event) == (LOADING, LOADED)
     assert second.event.name == "model_loaded"
-    assert second.fields()["memory_usage_bytes"] == 1024
-    assert "event" not in second.fields()
+    assert second.event.fields()["memory_usage_bytes"] == 1024
+    assert "event" not in second.event.fields()
     assert first.at <= second.at
 
 
@@ -89,7 +150,7 @@ async def test_a_reader_that_was_away_catches_up(clean_redis: str) -> None:
 
 
 async def test_an_empty_stream_begins_at_the_beginning(clean_redis: str) -> None:
-    assert await last_id() == events.BEGINNING
+    assert await last_id() == event_reader.BEGINNING
     assert await read_events() == []
 
 
@@ -109,15 +170,85 @@ async def test_a_watcher_hears_of_what_happens_next_also_in_other_processes(clea
 
 
 async def test_the_stream_stays_bounded(clean_redis: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "STREAM_LENGTH", 10)
+    monkeypatch.setitem(events.STREAM_LENGTHS, "model_events", 10)
     for _ in range(500):
         publish(LOADING)
-    assert sync_redis().xlen(key("events")) < 250  # Redis trims whole nodes of 100 entries
+    assert sync_redis().xlen(key("events", "model_events")) < 250  # Redis trims whole nodes of 100 entries
+
+
+async def test_events_of_a_channel_dont_push_out_those_of_another(clean_redis: str) -> None:
+    publish(PluginError(plugin_id="filter", error="It can't be loaded."))
+    for _ in range(8):
+        publish(*[LOADING] * 1000)
+    read = await read_events(channels=["plugin_events"])
+    assert [recorded.event.name for recorded in read] == ["plugin_error"]
+
+
+async def test_one_sequence_of_ids_runs_through_all_channels(clean_redis: str) -> None:
+    for _ in range(20):
+        publish(LOADING, PluginError(plugin_id="filter", error="No."))
+        await apublish(LOADED)
+    read = await read_events()
+    assert [recorded.event.name for recorded in read] == ["model_loading", "plugin_error", "model_loaded"] * 20
+    assert len({recorded.id for recorded in read}) == 60
+    assert await last_id() == read[-1].id
+
+
+async def test_a_full_batch_of_one_channel_holds_the_others_back(clean_redis: str) -> None:
+    """Else a reader that goes on from the last id would never see what it had no room for."""
+    for _ in range(5):
+        publish(LOADING, LOADING, LOADING)
+        publish(PluginError(plugin_id="filter", error="No."))
+    line, after, names = new_redis_line(), event_reader.BEGINNING, []
+    while len(names) < 20:
+        batch, after = await next_events(line, after, count=2)
+        names += [recorded.event.name for recorded in batch]
+    await line.close()
+    assert names == ["model_loading", "model_loading", "model_loading", "plugin_error"] * 5
+
+
+async def test_the_past_is_read_backwards(clean_redis: str) -> None:
+    publish(LOADING, LOADED, LOADING)
+    newest_first = (await read_events())[::-1]
+    read, oldest = await read_back(newest_first[0].id, channel="model_events", count=2)
+    assert (read, oldest) == (newest_first[:2], newest_first[1].id)
+    assert await read_back(oldest, channel="plugin_events", count=2) == ([], "")
+
+
+def test_only_its_owner_sees_what_a_request_brought() -> None:
+    completed = InferenceCompleted(
+        request_id="req_1",
+        model="tiny",
+        kind="infer",
+        user_id=7,
+        backend="cpu",
+        prompt_tokens=3,
+        tokens_generated=2,
+        inference_time=0.5,
+        queue_time=0.1,
+        time_to_first_token=0.2,
+        finish_reason="stop",
+        generated_text="a secret",
+    )
+    own, others = completed.fields(is_own=True), completed.fields()
+    assert own["result"]["generated_text"] == "a secret"
+    assert others["result"] is None
+    assert "secret" not in str(others)
+    assert own | {"result": None} == others
+    assert "user_id" not in own
+    refused = InferenceFailed(
+        request_id="r", model="m", kind="infer", code="CONTENT_BLOCKED", error="It says: a secret"
+    )
+    lost = InferenceFailed(request_id="r", model="m", kind="infer", code="INFERENCE_FAILED", error="The worker failed.")
+    assert "secret" not in str(refused.fields())
+    assert "secret" in refused.fields(is_own=True)["error"]
+    assert lost.fields() == lost.fields(is_own=True)
 
 
 async def test_an_event_of_another_version_is_passed_over(clean_redis: str) -> None:
-    sync_redis().xadd(key("events"), {b"e": b'{"event": "model_grew_legs", "model": "tiny"}'})
-    sync_redis().xadd(key("events"), {b"other": b"1"})
+    stream = key("events", "model_events")
+    sync_redis().xadd(stream, {b"e": b'{"event": "model_grew_legs", "model": "tiny"}'}, id="1-1")
+    sync_redis().xadd(stream, {b"other": b"1"}, id="1-2")
     publish(LOADED)
     assert [recorded.event for recorded in await read_events()] == [LOADED]
 

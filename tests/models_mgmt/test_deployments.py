@@ -11,7 +11,8 @@ from django.db.models.functions import Now
 from pytest_django import Settings
 
 from common.errors import BackendUnavailable, InsufficientMemory, ModelLoadFailed
-from common.events import ModelLost, read_events
+from common.event_reader import read_events
+from common.events import ModelLost
 from common.redis import sync_redis
 from engine.messages import Ready
 from models_mgmt import deployments, upkeep
