@@ -47,8 +47,8 @@ def unload_models(modeladmin: Any, request: HttpRequest, queryset: QuerySet[Mode
 class DeploymentAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the stubs only
     """Rows are the workers' to write; here they are shown, loaded again and unloaded."""
 
-    list_display = ("model", "place", "shown_state", "memory", "expected", "load_time", "origin", "changed_at", "error")
-    list_filter = ("state", "host", "device")
+    list_display = ("model", "place", "shown_state", "memory", "expected", "load_time", "changed_at", "error")
+    list_filter = ("state", "origin", "host", "device")
     search_fields = ("model__id", "host", "device")
     actions = ("load_again", "unload", "unload_by_force")
 

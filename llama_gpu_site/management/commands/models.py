@@ -6,14 +6,20 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from common.errors import ApiError
-from llama_gpu_site.models_command import adding, listing
+from llama_gpu_site.models_command import adding, benching, listing, loading, unloading
 from models_mgmt.source_error import SourceError
 
-COMMANDS: dict[str, ModuleType] = {"list": listing, "add": adding}
+COMMANDS: dict[str, ModuleType] = {
+    "list": listing,
+    "add": adding,
+    "load": loading,
+    "unload": unloading,
+    "bench": benching,
+}
 
 
 class Command(BaseCommand):
-    help = "List and register models."
+    help = "List, register, load, unload and measure models."
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
