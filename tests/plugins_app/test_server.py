@@ -12,7 +12,8 @@ import httpx
 import pytest
 from django.test import override_settings
 
-from common.events import PluginError, PluginLoaded, PluginUnloaded, read_events
+from common.event_reader import read_events
+from common.events import PluginError, PluginLoaded, PluginUnloaded
 from tests.inference.conftest import EchoServer, wait_until
 
 FOLLOWED_SECONDS = 1.0
