@@ -72,8 +72,8 @@ class Event(msgspec.Struct, frozen=True, tag_field="event", kw_only=True):
 class SystemMetrics(Event, frozen=True, kw_only=True, tag="system_metrics"):
     """One host now. Usages in percent, `network_rx` and `network_tx` in bytes per second since the last one.
 
-    `active_requests` and `request_rate` (ended per minute, over the last one) are those of the whole installation. None
-    is what could not be measured.
+    `active_requests` and `request_rate` (ended per minute, over the last five) are those of the whole installation.
+    None is what could not be measured.
     """
 
     channel = "system_metrics"
@@ -105,7 +105,8 @@ class GpuMetrics(Event, frozen=True, kw_only=True, tag="gpu_metrics"):
 
 
 class InferenceStats(Event, frozen=True, kw_only=True, tag="inference_stats"):
-    """The requests of the last minute, over the whole installation. Times in seconds; None where nothing has ended."""
+    """The requests of the last five minutes, over the whole installation. Times in seconds; None where nothing has
+    ended."""
 
     channel = "inference_stats"
 

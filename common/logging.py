@@ -2,11 +2,46 @@
 
 import json
 import logging
+import re
 from datetime import UTC, datetime
 from typing import Any
 
 from common.envelope import timestamp
 from common.request_id import request_id
+
+# What writes which lines, for people: by the first part of the logger's name.
+_COMPONENTS = {
+    "inference": "inference_engine",
+    "engine": "inference_engine",
+    "models_mgmt": "model_manager",
+    "plugins_app": "plugin_manager",
+    "accounts": "accounts",
+    "monitoring": "monitoring",
+    "common": "server",
+    "llama_gpu_site": "server",
+    "django": "web_server",
+    "daphne": "web_server",
+    "channels": "websocket_server",
+    "socketio": "websocket_server",
+    "engineio": "websocket_server",
+    "celery": "task_queue",
+    "kombu": "task_queue",
+}
+_SECRET = re.compile(
+    r"(?P<kept>\blgpu_[A-Za-z0-9]+_|\bBearer\s+|://[^\s:/@]*:|\b(?:password|api_key|secret)['\"]?\s*[=:]\s*)"
+    r"(?:[^\s@,;'\"]+(?=@)|[^\s@,;'\"]+)|\beyJ[\w-]+\.[\w-]+\.[\w-]+",
+    re.IGNORECASE,
+)
+
+
+def component_of(logger_name: str) -> str:
+    """The part of the server that a logger belongs to; a foreign logger's name stays as it is."""
+    return _COMPONENTS.get(logger_name.partition(".")[0], logger_name)
+
+
+def redacted(text: str) -> str:
+    """Without what looks like a key, a token or a password. None should be in a line; this is for those of others."""
+    return _SECRET.sub(lambda match: f"{match['kept'] or ''}***", text)
 
 
 class RequestIdFilter(logging.Filter):
@@ -25,7 +60,7 @@ class TextFormatter(logging.Formatter):
         written_for = getattr(record, "request_id", "")
         head = f"{_moment(record)} {record.levelname:<7} {record.name}"
         line = f"{head} [{written_for}] " if written_for else f"{head} "
-        return line + _escaped(record.getMessage() + _metadata(record)) + _traceback(self, record)
+        return line + _escaped(redacted(record.getMessage()) + _metadata(record)) + _traceback(self, record)
 
 
 class JSONFormatter(logging.Formatter):
@@ -35,8 +70,9 @@ class JSONFormatter(logging.Formatter):
         entry: dict[str, Any] = {
             "timestamp": _moment(record),
             "level": record.levelname.lower(),
-            "component": record.name,
-            "message": record.getMessage(),
+            "component": component_of(record.name),
+            "logger": record.name,
+            "message": redacted(record.getMessage()),
         }
         if metadata := getattr(record, "metadata", None):
             entry["metadata"] = metadata
@@ -52,7 +88,7 @@ def _moment(record: logging.LogRecord) -> str:
 
 
 def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
-    return "\n" + formatter.formatException(record.exc_info) if record.exc_info else ""
+    return "\n" + redacted(formatter.formatException(record.exc_info)) if record.exc_info else ""
 
 
 def _metadata(record: logging.LogRecord) -> str:

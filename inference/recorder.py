@@ -13,6 +13,7 @@ from common.request_id import request_id as current_request_id
 from engine.messages import Failed, Finished, RequestEvent
 from inference import totals
 from inference.models import RequestRecord
+from inference.record_listeners import tell_listeners
 from inference.running import Running
 
 logger = logging.getLogger(__name__)
@@ -100,6 +101,7 @@ class Recorder:
                     RequestRecord.objects.bulk_create(records)
                     usage.add(map(_spent, records))
                     totals.add(records)
+                    tell_listeners(records)
             except DatabaseError:
                 logger.warning("%d records could not be written, attempt %d", len(records), attempt, exc_info=True)
                 time.sleep(attempt * 0.5)

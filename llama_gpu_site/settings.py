@@ -282,6 +282,18 @@ LOAD_RETRY_SECONDS = read_float("LLAMA_GPU_LOAD_RETRY_SECONDS", 30.0, minimum=0)
 ENGINE_STALL_SECONDS = read_float("LLAMA_GPU_ENGINE_STALL_SECONDS", 120.0, minimum=0)
 ECHO_DELAY_SECONDS = read_float("LLAMA_GPU_ECHO_DELAY", 0.0, minimum=0)
 
+# ---------------------------------------------------------------- monitoring
+SAMPLE_SECONDS = read_float("LLAMA_GPU_SAMPLE_SECONDS", 5.0, minimum=0.5, maximum=60)
+# The spans of time, in seconds, that figures of requests are added up for.
+METRICS_GRANULARITIES = {"1m": 60, "5m": 300, "15m": 900, "1h": 3600}
+METRICS_TIMEFRAMES = {"1h": 3600, "6h": 6 * 3600, "24h": 24 * 3600, "7d": 7 * 24 * 3600}
+# How long things are kept; 0: for good.
+KEEP_SAMPLES_HOURS = read_float("LLAMA_GPU_KEEP_SAMPLES_HOURS", 24.0, minimum=0)
+KEEP_METRICS_DAYS = read_float("LLAMA_GPU_KEEP_METRICS_DAYS", 90.0, minimum=0)
+KEEP_RECORDS_DAYS = read_float("LLAMA_GPU_KEEP_RECORDS_DAYS", 90.0, minimum=0)
+KEEP_LOGS_DAYS = read_float("LLAMA_GPU_KEEP_LOGS_DAYS", 7.0, minimum=0)
+PRUNE_SECONDS = 600.0
+
 # ---------------------------------------------------------------- workers
 # Loads and unloads of one device that go on at once.
 CONTROL_THREADS = 4
@@ -307,6 +319,11 @@ CELERY_BEAT_SCHEDULE = {
         "task": "models_mgmt.tasks.keep_deployments",
         "schedule": UPKEEP_SECONDS,
         "options": {"expires": 10 * UPKEEP_SECONDS},
+    },
+    "prune": {
+        "task": "monitoring.tasks.prune",
+        "schedule": PRUNE_SECONDS,
+        "options": {"expires": PRUNE_SECONDS},
     },
 }
 CELERY_BROKER_TRANSPORT_OPTIONS = {

@@ -5,12 +5,14 @@ from django.urls import URLPattern, URLResolver, include, path
 
 from accounts.login import throttled
 from llama_gpu_site.documentation import ApiDocs, ApiSchema
+from monitoring.urls import api_urlpatterns as monitoring_api
 
 api: list[URLPattern | URLResolver] = [
     path("", include("accounts.urls")),
     path("", include("plugins_app.urls")),
     path("", include("models_mgmt.urls")),
     path("", include("inference.urls")),
+    path("", include(monitoring_api)),
     path("docs", ApiDocs.as_view(), name="docs"),
     path("schema", ApiSchema.as_view(), name="schema"),
 ]

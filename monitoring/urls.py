@@ -4,10 +4,19 @@ from django.urls import path
 
 from monitoring.api import Health, Live, Ready
 from monitoring.pages import landing
+from monitoring.system_api import SystemGpus, SystemLogs, SystemMetrics, SystemStatusView
 
 urlpatterns = [
     path("", landing, name="landing"),
     path("health", Health.as_view(), name="health"),
     path("health/live", Live.as_view()),
     path("health/ready", Ready.as_view()),
+]
+
+# Below /api/v1/.
+api_urlpatterns = [
+    path("system/status", SystemStatusView.as_view(), name="system-status"),
+    path("system/gpu", SystemGpus.as_view(), name="system-gpu"),
+    path("system/metrics", SystemMetrics.as_view(), name="system-metrics"),
+    path("system/logs", SystemLogs.as_view(), name="system-logs"),
 ]

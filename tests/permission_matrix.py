@@ -72,6 +72,11 @@ MATRIX: dict[str, Row] = {
     "POST /api/v1/models/{model_id}/load": Row("admin", objects=SHARED),
     "DELETE /api/v1/models/{model_id}/unload": Row("admin", objects=SHARED),
     "GET /api/v1/system/workers": Row("read"),
+    # monitoring
+    "GET /api/v1/system/status": Row("read"),
+    "GET /api/v1/system/gpu": Row("read"),
+    "GET /api/v1/system/metrics": Row("read"),
+    "GET /api/v1/system/logs": Row("admin"),
     # plugins
     "GET /api/v1/plugins": Row("read"),
     "GET /api/v1/plugins/{plugin_id}": Row("read", objects=SHARED),

@@ -25,6 +25,20 @@ def test_each_line_carries_its_request_id() -> None:
     assert entry["timestamp"].endswith("Z")
 
 
+def test_a_line_names_the_part_of_the_server_it_comes_from() -> None:
+    written = logging.LogRecord("models_mgmt.device_host", logging.INFO, __file__, 1, "loaded", (), None)
+    entry = json.loads(JSONFormatter().format(written))
+    assert (entry["component"], entry["logger"]) == ("model_manager", "models_mgmt.device_host")
+
+
+def test_no_line_shows_a_secret() -> None:
+    written = record("asked with Bearer lgpu_Ab12Cd34_0123456789abcdefghijklmnopqrstuv")
+    for formatter in (TextFormatter(), JSONFormatter()):
+        line = formatter.format(written)
+        assert "0123456789abcdef" not in line
+        assert "***" in line
+
+
 def test_no_message_can_forge_a_line() -> None:
     assert "\n" not in TextFormatter().format(record("one\r\ntwo"))
     assert "\n" not in JSONFormatter().format(record("one\ntwo"))

@@ -18,7 +18,9 @@ class Command(BaseCommand):
 
         from llama_gpu_site.celery import app
         from llama_gpu_site.celery_worker import run_worker
+        from monitoring.logs import keep_log
 
+        keep_log("scheduler")
         settings.DATA_DIR.mkdir(parents=True, exist_ok=True)
         clock = EmbeddedService(app, thread=True, schedule_filename=str(settings.DATA_DIR / "schedule"))
         clock.start()

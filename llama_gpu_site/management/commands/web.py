@@ -21,7 +21,9 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         from inference.gateway import close_gateway
         from llama_gpu_site.asgi import application
+        from monitoring.logs import keep_log
 
+        keep_log("web")
         inherited = socket.socket(fileno=options["fd"]) if options["fd"] is not None else None
         server = WebServer(
             application,

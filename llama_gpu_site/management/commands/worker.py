@@ -30,7 +30,9 @@ class Command(BaseCommand):
         os.environ.setdefault("OMP_NUM_THREADS", str(threads_per_worker(options["workers_on_host"] or len(found))))
 
         from llama_gpu_site.celery_worker import run_worker, serve_beside
+        from monitoring.logs import keep_log
 
+        keep_log(f"worker-{device}")
         host = socket.gethostname()
         control = control_queue_name(host, device)
         serve_beside(name=f"control-{device}@{host}", queue=control, threads=settings.CONTROL_THREADS)
