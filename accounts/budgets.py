@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import redis
 
 from accounts.caller import TokenBudget
+from common import metric_catalogue
 from common.errors import InvalidInput, RateLimitExceeded
 from common.redis import key, redis_line
 from common.redis_line import Script
@@ -131,6 +132,7 @@ async def reserve(key_id: int, budget: TokenBudget, tokens: Mapping[str, int], *
     admitted, used, reserved, reset, now = (int(value) for value in reply)
     standing = Standing(limit=budget.tokens, used=used, reserved=reserved, reset=reset)
     if not admitted:
+        metric_catalogue.RATE_LIMITED.add("token_budget", "authenticated")
         raise BudgetExceeded(standing, needed=needed, retry_after=max(reset - now, 1))
     return standing
 

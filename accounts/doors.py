@@ -16,10 +16,12 @@ from accounts.browsable import page_of, session_caller, wants_page
 from accounts.caller import Caller, Permission, granted_by
 from accounts.credentials import credential_of, identify
 from accounts.limits import count_request
+from common import metric_catalogue
 from common.client_address import counted_address
 from common.envelope import ErrorResponse
 from common.errors import AuthenticationFailed, MethodNotAllowed, PermissionDenied, RateLimitExceeded
 from common.middleware import refusal_of
+from common.passage import passage
 
 
 class Door(APIView):
@@ -43,6 +45,8 @@ class Door(APIView):
         self.request = self.initialize_request(request, *args, **kwargs)
         try:
             await self._admit(self.request)
+            if (way := passage.get()) is not None:
+                way.admitted()
             response: HttpResponseBase = await self._handler_of(self.request)(self.request, *args, **kwargs)
         except Exception as error:  # noqa: BLE001  # the one place where failures become answers
             response = self.handle_exception(error)
@@ -93,6 +97,7 @@ class Door(APIView):
         usage = await count_request(group, self.caller)
         self.headers.update(usage.headers)
         if not usage.is_admitted:
+            metric_catalogue.RATE_LIMITED.add(group, "anonymous" if self.caller.is_anonymous else "authenticated")
             raise RateLimitExceeded(details={"limit": usage.limit, "reset": usage.reset}, retry_after=usage.retry_after)
 
     def allows(self, method: str) -> bool:

@@ -1,5 +1,6 @@
 """What every request gets, whatever answers it: an id, the version headers, and one shape of failure under /api/."""
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
@@ -10,14 +11,17 @@ from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
-from common import errors
+from common import errors, metric_catalogue
 from common.client_address import comes_from_trusted_proxy
 from common.cors import allow_origin, preflight
 from common.envelope import ErrorResponse
+from common.passage import CLIENT_LEFT, Passage, passage
 from common.request_id import is_well_formed, new_request_id, request_id
 
 API_ROOTS = ("/api/", "/v1/", "/health/", "/metrics/")
 SUPPORTED_VERSIONS = ("1", "1.0")
+_TRACE_HEADERS = ("traceparent", "tracestate")
+_KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 # A browser that is made to show an answer of the API runs and loads nothing of it, and shows it in no other page.
 _API_POLICY = "default-src 'none'; frame-ancestors 'none'"
 _BY_STATUS: dict[int, type[errors.ApiError]] = {
@@ -63,7 +67,11 @@ class ApiMiddleware:
 
     async def _answer(self, request: HttpRequest) -> HttpResponseBase:
         early = _begin(request)
-        return _finish(request, early or cast(HttpResponseBase, await self.get_response(request)))
+        try:
+            return _finish(request, early or cast(HttpResponseBase, await self.get_response(request)))
+        except asyncio.CancelledError:  # the client has gone
+            _observe(request, CLIENT_LEFT)
+            raise
 
 
 def _is_under(path: str, *roots: str) -> bool:
@@ -73,6 +81,8 @@ def _is_under(path: str, *roots: str) -> bool:
 def _begin(request: HttpRequest) -> HttpResponse | None:
     """Prepare the request. Returns the answer to one that asks nothing of the site itself."""
     cast("Any", request).refusal = None
+    is_traced = _is_under(request.path_info, "/api/", "/v1/")
+    passage.set(Passage(_trace_context(request) if is_traced else None))
     sent = request.headers.get("X-Request-ID", "")
     request_id.set(sent if is_well_formed(sent) else new_request_id())
     if "HTTP_X_FORWARDED_PROTO" in request.META and not comes_from_trusted_proxy(request):
@@ -136,7 +146,33 @@ def _finish(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBas
     if response.cookies and request.is_secure():
         for cookie in response.cookies.values():
             cookie["secure"] = True
+    _observe(request, response.status_code, response)
     return response
+
+
+def _trace_context(request: HttpRequest) -> dict[str, str]:
+    return {name: request.headers[name] for name in _TRACE_HEADERS if name in request.headers}
+
+
+def _observe(request: HttpRequest, code: int, response: HttpResponseBase | None = None) -> None:
+    """Count the answer, and end the request's passage with it; a stream's end is later than its beginning."""
+    way = passage.get()
+    if way is None or not is_api_path(request.path_info):
+        return
+    method = str(request.method) if request.method in _KNOWN_METHODS else "OTHER"
+    # Never the path itself: whoever asks for many paths would make as many series.
+    route = f"/{request.resolver_match.route}" if request.resolver_match else "unknown"
+    metric_catalogue.HTTP_REQUESTS.add(method, route, str(code))
+    metric_catalogue.HTTP_SECONDS.observe(route, value=way.age)
+    sent_id = request_id.get()
+
+    def over() -> None:
+        way.over(method=method, route=route, code=code, request_id=sent_id)
+
+    if response is not None and response.streaming:
+        cast("Any", response)._resource_closers.append(over)
+    else:
+        over()
 
 
 def _mended(response: HttpResponseBase) -> HttpResponseBase:

@@ -127,6 +127,11 @@ class Finished(msgspec.Struct, frozen=True, tag="finished"):
     def time_to_first_token(self) -> float:
         return self.queue_time + self.prefill_time
 
+    @property
+    def engine_time(self) -> float:
+        """From arrival to the last token."""
+        return self.queue_time + self.prefill_time + self.decode_time
+
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
     """The one bad end of a request. `code` is an error code of the API, `details` are safe to show to the caller."""
@@ -180,13 +185,29 @@ class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
     free_bytes: int = 0
 
 
+# The buckets of StepFigures: the upper ends of the gaps between tokens, in seconds, and of the batches' sizes.
+TOKEN_GAP_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
+BATCH_BOUNDS = (1.0, 2.0, 4.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 128.0, 256.0, 512.0)
+
+
+class StepFigures(msgspec.Struct, frozen=True, array_like=True):
+    """The steps of about the last second, summed up: how often each bucket was hit (one more than there are bounds),
+    and the sums of the gaps between tokens, in seconds, and of the sequences in the steps."""
+
+    gaps: tuple[int, ...]
+    gap_seconds: float
+    batches: tuple[int, ...]
+    sequences: int
+
+
 class Step(msgspec.Struct, frozen=True, tag="step"):
-    """Everything one engine step has to tell, with the load after it."""
+    """Everything one engine step has to tell, with the load after it; `figures` come once a second at most."""
 
     events: tuple[RequestEvent, ...]
     running: int = 0
     waiting: int = 0
     kv_used: float = 0.0
+    figures: StepFigures | None = None
 
 
 EngineMessage = Loading | Ready | LoadFailed | Step

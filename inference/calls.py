@@ -79,6 +79,10 @@ class Call:
         else:
             self._pending.append(event)
             self.ended = True
+            if isinstance(event, Finished) and self.accepted_at is not None:
+                # An engine's step that accepts and runs a request tells both at its end.
+                accepted_at = max(self.submitted_at, self._loop.time() - event.engine_time)
+                self.accepted_at = min(self.accepted_at, accepted_at)
             if self.timer is not None:
                 self.timer.cancel()
         if waiter is not None:

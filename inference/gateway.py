@@ -18,6 +18,7 @@ import redis
 from django.conf import settings
 
 from common.errors import ApiError, BackendUnavailable, InferenceFailed, InternalError
+from common.passage import Passage, passage
 from engine.messages import Delta, Generate
 from inference.calls import Call, raise_swallowed_cancellation
 from inference.messages import Cancel, Frame, Job, Kind
@@ -76,6 +77,8 @@ class Gateway:
         """
         await self._open()
         worker = await self._worker_for(model_id)
+        way = passage.get() or Passage(None)
+        way.handed_on()
         job = Job(
             job_id=requests[0].request_id,
             request_id=request_id,
@@ -88,6 +91,9 @@ class Gateway:
             user_id=user_id,
             key_id=key_id,
             budgeted=budgeted,
+            auth_time=way.auth_time,
+            door_time=way.door_time or 0.0,
+            trace=way.carrier,
         )
         calls = [self._new_call(request, job, worker, seconds) for request in requests]
         self._sent[job.job_id] = (job, broker_priority)

@@ -15,7 +15,8 @@ class Job(msgspec.Struct, frozen=True):
     Each of `requests` has an id of its own, unique beyond this job: the public `request_id`, which clients may choose
     and repeat, `~`, and the gateway's number. `reply_to` is the web process that waits. `submitted_at` is Redis' time
     in Unix seconds, since the clocks of hosts differ, `seconds` how long it may take from then on. `budgeted`: tokens
-    are reserved for each request, to be settled at its end.
+    are reserved for each request, to be settled at its end. `auth_time` and `door_time`: seconds from the request's
+    arrival until its caller was let in, and until it was submitted. `trace`: the headers of W3C's trace context.
     """
 
     job_id: str
@@ -29,6 +30,9 @@ class Job(msgspec.Struct, frozen=True):
     user_id: int | None = None
     key_id: int | None = None
     budgeted: bool = False
+    auth_time: float = 0.0
+    door_time: float = 0.0
+    trace: dict[str, str] = {}
 
     def encode(self) -> str:
         return _job_encoder.encode(self).decode()

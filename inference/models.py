@@ -7,7 +7,10 @@ from django.db import models
 class RequestRecord(models.Model):
     """One ended request, or one item of a batch. Written by the worker, off the hot path.
 
-    Times are in seconds: `total_time` from submission to the end, the others as the engine measured them.
+    Times are in seconds. From the request's arrival: `auth_time` until its caller was let in, `door_time` until it was
+    submitted. From its submission: `taken_time` until a worker took it, `prepared_time` until the plugins before it had
+    run, `accept_time` until an engine accepted it, `total_time` until the end. The others are as the engine measured
+    them, one after the other. 0 is what it has not come to.
     """
 
     class State(models.TextChoices):
@@ -44,6 +47,11 @@ class RequestRecord(models.Model):
     prompt_tokens = models.PositiveIntegerField(default=0)
     completion_tokens = models.PositiveIntegerField(default=0)
     cached_tokens = models.PositiveIntegerField(default=0)
+    auth_time = models.FloatField(default=0.0)
+    door_time = models.FloatField(default=0.0)
+    taken_time = models.FloatField(default=0.0)
+    prepared_time = models.FloatField(default=0.0)
+    accept_time = models.FloatField(default=0.0)
     queue_time = models.FloatField(default=0.0)
     prefill_time = models.FloatField(default=0.0)
     decode_time = models.FloatField(default=0.0)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from django.conf import settings
 
+from common import metric_catalogue
 from common.errors import BackendUnavailable
 from common.redis_line import Argument, RedisLine, Script
 from inference.keys import model_queue
@@ -44,6 +45,7 @@ async def enter(
     arguments: list[Argument] = [settings.MAX_QUEUE, seconds + _SLACK_SECONDS, message, *request_ids]
     held = await _enter.run(line, [model_queue(model_id), broker_list], arguments)
     if held >= 0:
+        metric_catalogue.QUEUE_FULL.add(model_id)
         raise BackendUnavailable(
             "The model's queue is full; try again later.",
             details={"model": model_id, "queued": held, "max_queue": settings.MAX_QUEUE},

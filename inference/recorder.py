@@ -11,9 +11,10 @@ from django.db import DatabaseError, close_old_connections, connection, transact
 from accounts import usage
 from common.request_id import request_id as current_request_id
 from engine.messages import Failed, Finished, RequestEvent
-from inference import totals
+from inference import request_telemetry, totals
 from inference.models import RequestRecord
 from inference.record_listeners import tell_listeners
+from inference.request_telemetry import Ended
 from inference.running import Running
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ class Recorder:
     def __init__(self, worker: str, backend: str) -> None:
         self._worker = worker
         self._backend = backend
-        self._queue: queue.SimpleQueue[RequestRecord | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Ended | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
 
     def start(self) -> None:
@@ -41,7 +42,7 @@ class Recorder:
         self._thread.join(5.0)
 
     def put(self, entry: Running, end: RequestEvent) -> None:
-        self._queue.put(self._record(entry, end))
+        self._queue.put(Ended(self._record(entry, end), entry.parent.job.trace))
 
     def _record(self, entry: Running, end: RequestEvent) -> RequestRecord:
         job = entry.parent.job
@@ -57,6 +58,11 @@ class Recorder:
             backend=self._backend,
             worker=self._worker,
             prompt_tokens=entry.prompt_tokens,
+            auth_time=job.auth_time,
+            door_time=job.door_time,
+            taken_time=entry.parent.taken_time,
+            prepared_time=entry.prepared_time,
+            accept_time=entry.accept_time,
             total_time=entry.parent.age,
             created_at=datetime.fromtimestamp(job.submitted_at, UTC),
             plugins=entry.plugged.run.timings() if entry.plugged is not None else {},
@@ -84,10 +90,20 @@ class Recorder:
             while not self._queue.empty():
                 items.append(self._queue.get())
             stopping = None in items
-            records = [item for item in items if item is not None]
+            records = [item.record for item in items if item is not None]
+            self._tell([item for item in items if item is not None])
             for at in range(0, len(records), _BATCH):
                 self._write(records[at : at + _BATCH])
         connection.close()
+
+    def _tell(self, ended: list[Ended]) -> None:
+        """Count and trace, whatever the database does."""
+        try:
+            for item in ended:
+                request_telemetry.count(item.record)
+                request_telemetry.trace(item.record, item.trace, item.at)
+        except Exception:
+            logger.exception("requests could not be counted or traced")
 
     def _write(self, records: list[RequestRecord]) -> None:
         for record in records:

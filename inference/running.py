@@ -12,7 +12,8 @@ from models_mgmt.engines import Engine
 
 
 class RunningJob:
-    """A job in work. `done` is set once the ends of all its requests have been sent.
+    """A job in work. `done` is set once the ends of all its requests have been sent. `taken_time`: seconds from its
+    submission until this worker took it.
 
     The job's times are Redis' time; from when it was begun, this host's steady clock goes on from there.
     `inbox` takes what plugins have to filter first, and None when all is done.
@@ -21,6 +22,7 @@ class RunningJob:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.done = threading.Event()
+        self.taken_time = 0.0
         self.entries: list[Running] = []
         self.inbox: queue.SimpleQueue[tuple[Running, RequestEvent] | None] = queue.SimpleQueue()
         self._submitted = time.monotonic()
@@ -29,7 +31,8 @@ class RunningJob:
 
     def began(self, now: float) -> None:
         """Take the time: `now` is Redis'."""
-        self._submitted = time.monotonic() - max(0.0, now - self.job.submitted_at)
+        self.taken_time = max(0.0, now - self.job.submitted_at)
+        self._submitted = time.monotonic() - self.taken_time
 
     @property
     def age(self) -> float:
@@ -52,10 +55,12 @@ class RunningJob:
 class Running:
     """One request in work. `cancelled` holds the reason once somebody wants its end, `end` the end it came to.
 
-    `completion_tokens` is known while plugins filter the answer.
+    `completion_tokens` is known while plugins filter the answer. `accept_time`: seconds from submission until an engine
+    accepted it; `prepared_time`: until the plugins before it had run.
     """
 
     __slots__ = (
+        "accept_time",
         "cancelled",
         "completion_tokens",
         "end",
@@ -63,6 +68,7 @@ class Running:
         "index",
         "parent",
         "plugged",
+        "prepared_time",
         "prompt_tokens",
         "request_id",
     )
@@ -75,6 +81,8 @@ class Running:
         self.cancelled = ""
         self.prompt_tokens = 0
         self.completion_tokens = 0
+        self.accept_time = 0.0
+        self.prepared_time = 0.0
         self.plugged: PluggedIn | None = None
         self.end: RequestEvent | None = None
 
@@ -112,10 +120,15 @@ class RunningTable:
                     entry = self._requests.get(event.request_id)
                     if entry is not None and isinstance(event, Accepted):
                         entry.prompt_tokens = event.prompt_tokens
+                        entry.accept_time = entry.parent.age
                 else:
                     entry = self._requests.pop(event.request_id, None)
                     if entry is not None:
                         entry.end = event
+                        if isinstance(event, Finished) and entry.accept_time:
+                            # An engine's step that accepts and runs a request tells both at its end.
+                            accepted = max(entry.prepared_time, entry.parent.age - event.engine_time)
+                            entry.accept_time = min(entry.accept_time, accepted)
                 if entry is not None:
                     pairs.append((entry, event))
         return pairs

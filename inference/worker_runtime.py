@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import msgspec
 from django.conf import settings
 
+from common import metrics
 from common.errors import ApiError, BackendUnavailable, InferenceFailed
 from common.redis import sync_redis
 from engine.client import EngineGone
@@ -59,10 +60,12 @@ class WorkerRuntime:
         self._heartbeat = Heartbeat(self._table, self.report)
         self._models = DeviceHost(lambda: self._report, on_events=self._told, changed=self._heartbeat.beat_now)
         self._control = ControlListener(self._report.queue, self._table)
+        self._metrics = metrics.Flusher()
         self._draining = threading.Event()
 
     def start(self) -> None:
         self._plugin_manager.start()
+        self._metrics.start()
         self._recorder.start()
         self._replies.start()
         self._control.start()
@@ -114,6 +117,7 @@ class WorkerRuntime:
         self._control.stop()
         self._replies.stop()
         self._recorder.stop()
+        self._metrics.stop()
         self._heartbeat.stop()
         self._plugin_manager.stop()
 
@@ -138,6 +142,8 @@ class WorkerRuntime:
         cancelled = [entry for entry in entries if entry.cancelled]
         self._replies.put(tuple(cancelled_end(entry) for entry in cancelled))
         left = self._plugins.prepare(job, entries) if len(cancelled) < len(entries) else []
+        for entry, _ in left:
+            entry.prepared_time = entry.parent.age
         for _ in range(_SUBMIT_ATTEMPTS):
             self._replies.put(tuple(cancelled_end(entry) for entry, _ in left if entry.cancelled))
             left = [(entry, request) for entry, request in left if not entry.cancelled]

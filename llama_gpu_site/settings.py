@@ -293,11 +293,21 @@ KEEP_METRICS_DAYS = read_float("LLAMA_GPU_KEEP_METRICS_DAYS", 90.0, minimum=0)
 KEEP_RECORDS_DAYS = read_float("LLAMA_GPU_KEEP_RECORDS_DAYS", 90.0, minimum=0)
 KEEP_LOGS_DAYS = read_float("LLAMA_GPU_KEEP_LOGS_DAYS", 7.0, minimum=0)
 PRUNE_SECONDS = 600.0
+# Who may read /metrics: callers with this permission, everybody (`open`), or nobody (`off`).
+METRICS_ACCESS = read_str("LLAMA_GPU_METRICS_ACCESS", "read", choices=("read", "admin", "open", "off"))
+# Where traces are sent to, by OTLP over HTTP; empty: nowhere.
+OTLP_ENDPOINT = ""
+if read_str("LLAMA_GPU_OTLP_ENDPOINT", ""):
+    OTLP_ENDPOINT = read_url("LLAMA_GPU_OTLP_ENDPOINT", "", schemes=("http", "https"))
+# The share of requests that are traced, of those that come without a trace of their own.
+TRACE_SHARE = read_float("LLAMA_GPU_TRACE_SHARE", 1.0, minimum=0, maximum=1)
 
 # ---------------------------------------------------------------- workers
 # Loads and unloads of one device that go on at once.
 CONTROL_THREADS = 4
 UPKEEP_SECONDS = 2.0
+# Four turns missed: it is gone, or so busy that it could as well be.
+SCHEDULER_LOST_SECONDS = 4 * UPKEEP_SECONDS
 WORKER_THREADS = read_int("LLAMA_GPU_WORKER_THREADS", 320, minimum=1)
 # The device of this worker process: `cpu`, `cuda0`, `mps`; empty in every other process.
 WORKER_DEVICE = read_str("LLAMA_GPU_DEVICE", "")

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from common import metric_catalogue as counted
 from common.errors import ApiError, InferenceFailed, from_code
 from engine.client import EngineClient, EngineGone, EngineStartError
 from engine.messages import EngineConfig, Failed, Finished, Generate, Loading, Ready, RequestEvent, Step
@@ -203,6 +204,9 @@ class Engine:
                     self._measure(event)
         if step.events:
             self._on_events(step.events)
+        if (figures := step.figures) is not None:
+            counted.TOKEN_GAP_SECONDS.merge(self.model_id, counts=figures.gaps, total=figures.gap_seconds)
+            counted.BATCH_SIZE.merge(self.model_id, counts=figures.batches, total=figures.sequences)
 
     def _measure(self, end: Finished) -> None:
         if end.completion_tokens > 1 and end.decode_time > 0:

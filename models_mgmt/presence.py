@@ -154,6 +154,16 @@ async def lost_workers(alive: Iterable[WorkerReport]) -> list[LostWorker]:
     return lost
 
 
+def announce_scheduler() -> None:
+    """Say that the scheduler does its periodic work. Raises redis.RedisError."""
+    sync_redis().set(_scheduler_key(), b"1", px=int(settings.SCHEDULER_LOST_SECONDS * 1000))
+
+
+async def scheduler_lives() -> bool:
+    """Whether it has worked within settings.SCHEDULER_LOST_SECONDS. Raises redis.RedisError."""
+    return bool(await async_redis().exists(_scheduler_key()))
+
+
 def _names(members: Iterable[Any]) -> list[str]:
     return sorted(member.decode() if isinstance(member, bytes) else str(member) for member in members)
 
@@ -180,6 +190,10 @@ def _worker_key(worker_id: str) -> str:
 
 def _last_key(host: str, device: str) -> str:
     return key("worker-last", host, device)
+
+
+def _scheduler_key() -> str:
+    return key("scheduler")
 
 
 def _places_key() -> str:

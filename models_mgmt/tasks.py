@@ -4,6 +4,7 @@ from celery import shared_task
 
 from models_mgmt import upkeep
 from models_mgmt.device_host import current_host
+from models_mgmt.presence import announce_scheduler
 
 
 @shared_task(name="models_mgmt.tasks.load_deployment", acks_late=True, ignore_result=True)  # type: ignore[untyped-decorator]
@@ -20,6 +21,7 @@ def unload_deployment(
 
 @shared_task(name="models_mgmt.tasks.keep_deployments", ignore_result=True)  # type: ignore[untyped-decorator]
 def keep_deployments() -> None:
+    announce_scheduler()
     upkeep.mark_lost()
     upkeep.send_again()
     upkeep.unload_idle()

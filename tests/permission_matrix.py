@@ -15,9 +15,12 @@ exists. The calls carry the body `{}`, so that those who enter seldom change any
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from django.utils import timezone
+
 from accounts.caller import Permission
 from accounts.keys import create_api_key
 from accounts.models import User
+from inference.models import RequestRecord
 
 ObjectMaker = Callable[[User], dict[str, str]]
 
@@ -36,6 +39,13 @@ OPEN = Row(None)
 
 def a_key_of(user: User) -> dict[str, str]:
     return {"key_id": str(create_api_key(owner=user, name="an object")[0].pk)}
+
+
+def a_request_of(user: User) -> dict[str, str]:
+    record = RequestRecord.objects.create(
+        request_id=f"req_of_{user.pk}", user=user, model="m", kind="infer", state="completed", created_at=timezone.now()
+    )
+    return {"request_id": record.request_id}
 
 
 MATRIX: dict[str, Row] = {
@@ -86,6 +96,9 @@ MATRIX: dict[str, Row] = {
     # documentation
     "GET /api/v1/docs": OPEN,
     "GET /api/v1/schema": OPEN,
+    # monitoring
+    "GET /api/v1/requests/{request_id}": Row("read", objects=a_request_of),
+    "GET /metrics": Row("read"),
     # health
     "GET /health": OPEN,
     "GET /health/live": OPEN,

@@ -10,6 +10,7 @@ from engine.messages import Accepted, Delta, Failed, FinishReason, RequestEvent,
 from engine.runtime.runner import RequestRefused, Runner
 from engine.runtime.scheduler import Chunk, Scheduler
 from engine.runtime.sequence import Sequence
+from engine.runtime.step_figures import FiguresGatherer
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class EngineLoop:
         self._stopping = False
         self._failed_steps = 0
         self._sent_at = 0.0
+        self._figures = FiguresGatherer()
 
     def run(self) -> None:
         while not self._stopping:
@@ -99,6 +101,7 @@ class EngineLoop:
         self._failed_steps = 0
         self.scheduler.complete(chunks)
         now = time.perf_counter()
+        self._figures.batch(len(chunks))
         for chunk, outcome in zip(chunks, outcomes, strict=True):
             if isinstance(outcome, RequestRefused):
                 self._fail(chunk.sequence, outcome)
@@ -111,6 +114,8 @@ class EngineLoop:
 
     def _take_token(self, sequence: Sequence, token: int, now: float) -> None:
         params = sequence.params
+        if sequence.last_token is not None:
+            self._figures.gap(now - sequence.last_token)
         sequence.append(token, now)
         ended = token in self._runner.tokenizer.eos_tokens and not params.ignore_eos
         text = "" if ended else sequence.detokenizer.add(token)
@@ -144,4 +149,5 @@ class EngineLoop:
         self._sent_at = now
         events, self._events = tuple(self._events), []
         scheduler = self.scheduler
-        self._send(Step(events, len(scheduler.running), len(scheduler.waiting), scheduler.pool.used_share))
+        figures = self._figures.take(now, idle=scheduler.idle)
+        self._send(Step(events, len(scheduler.running), len(scheduler.waiting), scheduler.pool.used_share, figures))

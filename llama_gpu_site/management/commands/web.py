@@ -19,6 +19,7 @@ class Command(BaseCommand):
         parser.add_argument("--fd", type=int, help="a bound socket to listen on instead, inherited from the supervisor")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        from common.metrics import Flusher
         from inference.gateway import close_gateway
         from llama_gpu_site.asgi import application
         from monitoring.logs import keep_log
@@ -33,10 +34,14 @@ class Command(BaseCommand):
             body_limit=settings.MAX_BODY_BYTES,
             on_shutdown=close_gateway,
         )
+        flusher = Flusher()
+        flusher.start()
         try:
             server.run()
         except OSError as error:
             raise CommandError(f"Port {settings.PORT} can't be listened on: {error.strerror or error}.") from error
+        finally:
+            flusher.stop()
         if server.failure:
             raise CommandError(
                 f"Port {settings.PORT} on {settings.HOST} can't be listened on: {server.failure.rstrip('.')}."

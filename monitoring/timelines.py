@@ -1,0 +1,92 @@
+"""One request's way through the server, stage by stage, from what was recorded of it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.db.models import QuerySet
+
+from accounts.caller import Caller
+from common.envelope import timestamp
+from common.errors import NotFound
+from inference.models import RequestRecord
+from inference.timeline import PREFILL, Stage, stages
+
+_DIGITS = 6
+
+
+def find(request_id: str, caller: Caller) -> list[RequestRecord]:
+    """The records of a request, one for each item of a batch. Clients may use an id again: the last use counts.
+
+    Raises NotFound for what has not ended, is not recorded any more, or is another one's.
+    """
+    records = _visible_to(caller).filter(request_id=request_id)
+    last = records.order_by("-created_at", "-pk").first()
+    if last is None:
+        raise NotFound("No ended request of yours has this id.", details={"request_id": request_id})
+    batch = records.filter(created_at=last.created_at).select_related("user", "key").order_by("item", "pk")
+    return [record for record in batch if (record.user_id, record.key_id) == (last.user_id, last.key_id)]
+
+
+def described(records: Sequence[RequestRecord]) -> dict[str, Any]:
+    """What is told of a request, from its records."""
+    first = records[0]
+    return {
+        "request_id": first.request_id,
+        "kind": first.kind,
+        "model": first.model,
+        "user": first.user.username if first.user is not None else None,
+        "key": first.key.prefix if first.key is not None else None,
+        "submitted_at": timestamp(first.created_at),
+        "state": _state(records),
+        "items": [_item(record) for record in records],
+    }
+
+
+def _visible_to(caller: Caller) -> QuerySet[RequestRecord]:
+    if "admin" in caller.permissions:
+        return RequestRecord.objects.all()
+    if caller.user_id is None:  # nobody can be told from anybody else
+        return RequestRecord.objects.none()
+    return RequestRecord.objects.filter(user_id=caller.user_id)
+
+
+def _state(records: Sequence[RequestRecord]) -> str:
+    """The worst of its items' states."""
+    states = {record.state for record in records}
+    for state in (RequestRecord.State.FAILED, RequestRecord.State.CANCELLED):
+        if state in states:
+            return str(state)
+    return str(RequestRecord.State.COMPLETED)
+
+
+def _item(record: RequestRecord) -> dict[str, Any]:
+    timeline = stages(record)
+    return {
+        "item": record.item,
+        "state": record.state,
+        "finish_reason": record.finish_reason or None,
+        "cancel_reason": record.cancel_reason or None,
+        "error_code": record.error_code or None,
+        "backend": record.backend,
+        "worker": record.worker,
+        "prompt_tokens": record.prompt_tokens,
+        "cached_tokens": record.cached_tokens,
+        "tokens_generated": record.completion_tokens,
+        "time_to_first_token": _first_token(record, timeline),
+        "total_time": round(record.total_time, _DIGITS),
+        "timeline": [
+            {"stage": stage.name, "start": round(stage.start, _DIGITS), "seconds": round(stage.seconds, _DIGITS)}
+            for stage in timeline
+        ],
+        "plugins": [{"plugin_id": plugin_id, **figures} for plugin_id, figures in sorted(record.plugins.items())],
+    }
+
+
+def _first_token(record: RequestRecord, timeline: Sequence[Stage]) -> float | None:
+    """Seconds from submission."""
+    if not record.completion_tokens:
+        return None
+    for stage in timeline:
+        if stage.name == PREFILL:
+            return round(stage.start + stage.seconds - record.door_time, _DIGITS)
+    return None
