@@ -45,7 +45,7 @@ async def read_events(
     end = await last_id()  # else one stream might be read before, the next one after an event
     for channel in channels:
         found += decoded(await redis_line().execute("XRANGE", stream_of(channel), f"({after}", end, "COUNT", count))
-    return sorted(found, key=order)[:count]
+    return sorted(found, key=_place)[:count]
 
 
 async def read_back(before: str, *, channel: Channel, count: int) -> tuple[list[Recorded], str]:
@@ -75,21 +75,21 @@ async def next_events(line: RedisLine, after: str, *, count: int = 500) -> tuple
     streams = [stream_of(channel) for channel in CHANNELS]
     ids = [after] * len(streams)
     block = int(_MAX_BLOCK_SECONDS * 1000)
-    command = ("XREAD", "COUNT", count, "BLOCK", block, "STREAMS", *streams, *ids)
+    command: tuple[str | int, ...] = ("XREAD", "COUNT", count, "BLOCK", block, "STREAMS", *streams, *ids)
     batches = _batches(await line.execute(*command, seconds=_MAX_BLOCK_SECONDS))
     if not batches:
         return [], after
     # A stream that gave all it may has more: what the others hold after its last entry has to wait for it.
     ends = [batch[-1][0] for batch in batches]
     full = [batch[-1][0] for batch in batches if len(batch) >= count]
-    end = min(full, key=_order_of) if full else max(ends, key=_order_of)
-    entries = [entry for batch in batches for entry in batch if _order_of(entry[0]) <= _order_of(end)]
-    return sorted(decoded(entries), key=order), end.decode()
+    end = min(full, key=_place_of) if full else max(ends, key=_place_of)
+    entries = [entry for batch in batches for entry in batch if _place_of(entry[0]) <= _place_of(end)]
+    return sorted(decoded(entries), key=_place), end.decode()
 
 
-def order(recorded: Recorded) -> tuple[int, int]:
-    """What events are sorted by."""
-    return _order_of(recorded.id.encode())
+def place_of(event_id: str) -> tuple[int, int]:
+    """Where an event stands in the sequence of all; what events are sorted by."""
+    return _place_of(event_id.encode())
 
 
 def decoded(entries: Iterable[Sequence[Any]]) -> list[Recorded]:
@@ -111,7 +111,11 @@ def is_event_id(text: str) -> bool:
     return _EVENT_ID.fullmatch(text) is not None
 
 
-def _order_of(entry_id: bytes) -> tuple[int, int]:
+def _place(recorded: Recorded) -> tuple[int, int]:
+    return place_of(recorded.id)
+
+
+def _place_of(entry_id: bytes) -> tuple[int, int]:
     milliseconds, _, count = entry_id.partition(b"-")
     return int(milliseconds), int(count or 0)
 

@@ -40,8 +40,9 @@ STREAM_LENGTHS: dict[Channel, int] = {
     "model_events": 5_000,
     "log_events": 2_000,
 }
-# A channel in which nothing happens any more is forgotten; above all the completions in it.
+# For how long an event can be replayed at most. Completions are kept no longer than a reconnect takes.
 STREAM_SECONDS = 24 * 3600
+INFERENCE_STREAM_SECONDS = 600
 # The characters of a completion that its event carries; events are news, the whole text is in the request's answer.
 MAX_EVENT_TEXT = 8_192
 
@@ -342,8 +343,10 @@ local id
 for i = 2, #KEYS do
     count = count + 1
     id = string.format('%.0f-%d', ms, count)
-    redis.call('XADD', KEYS[i], 'MAXLEN', '~', ARGV[2 * i - 2], id, 'e', ARGV[2 * i - 1])
-    redis.call('EXPIRE', KEYS[i], ARGV[1])
+    local data, length, seconds = unpack(ARGV, 3 * i - 5, 3 * i - 3)
+    redis.call('XADD', KEYS[i], 'MAXLEN', '~', length, id, 'e', data)
+    redis.call('XTRIM', KEYS[i], 'MINID', string.format('%.0f', ms - seconds * 1000))
+    redis.call('EXPIRE', KEYS[i], seconds)
 end
 redis.call('SET', KEYS[1], id)
 """
@@ -379,10 +382,11 @@ async def apublish(*events: AnyEvent) -> None:
 
 def _keys_and_arguments(events: Iterable[AnyEvent]) -> tuple[list[str], list[str | int | bytes]]:
     keys = [key("events", "last")]
-    arguments: list[str | int | bytes] = [STREAM_SECONDS]
+    arguments: list[str | int | bytes] = []
     for event in events:
         keys.append(stream_of(event.channel))
-        arguments += [STREAM_LENGTHS[event.channel], _encoder.encode(event)]
+        seconds = INFERENCE_STREAM_SECONDS if event.channel == "inference_events" else STREAM_SECONDS
+        arguments += [_encoder.encode(event), STREAM_LENGTHS[event.channel], seconds]
     return keys, arguments
 
 

@@ -18,6 +18,7 @@ import redis
 from django.conf import settings
 
 from common.errors import ApiError, BackendUnavailable, InferenceFailed, InternalError
+from common.events import InferenceFailed as InferenceFailedEvent
 from common.passage import Passage, passage
 from engine.messages import Delta, Generate
 from inference.calls import Call, raise_swallowed_cancellation
@@ -305,7 +306,7 @@ class Gateway:
             elif call.job_id not in begun and not claimed_by:
                 unbegun[call.job_id].append(call)
             else:
-                self._fail(call, InferenceFailed("The worker that ran this request was lost."), reason="lost")
+                self._lose(call, InferenceFailed("The worker that ran this request was lost."))
         for job_id, waiting_calls in unbegun.items():
             self._spawn(self._move(job_id, waiting_calls), "move")
 
@@ -326,7 +327,26 @@ class Gateway:
             logger.info("job %s was moved to %s", job_id, worker.queue)
             return
         for call in calls:
-            self._fail(call, lost, reason="lost")
+            self._lose(call, lost)
+
+    def _lose(self, call: Call, error: ApiError) -> None:
+        """Fail a call of a lost worker, and tell of it in that worker's place."""
+        job, _ = self._sent.get(call.job_id, (None, 0))
+        if job is not None and not call.ended:
+            self._spawn(self._transport.announce(_failed(job, call, error)), "announce")
+        self._fail(call, error, reason="lost")
+
+
+def _failed(job: Job, call: Call, error: ApiError) -> InferenceFailedEvent:
+    return InferenceFailedEvent(
+        request_id=job.request_id,
+        item=[request.request_id for request in job.requests].index(call.request_id),
+        model=job.model_id,
+        kind=job.kind,
+        user_id=job.user_id,
+        code=error.code,
+        error=error.message,
+    )
 
 
 _gateways: WeakKeyDictionary[asyncio.AbstractEventLoop, Gateway] = WeakKeyDictionary()

@@ -16,7 +16,7 @@ import redis
 from accounts import budgets
 from common.errors import ContentBlocked
 from common.redis import sync_redis
-from engine.messages import Failed, Finished, RequestEvent
+from engine.messages import Delta, Failed, Finished, RequestEvent
 from inference import keys
 from inference.messages import Frame
 from inference.running import Running, RunningJob, RunningTable, is_end
@@ -31,15 +31,16 @@ _GIVE_UP_SECONDS = 30.0
 
 
 class ReplySender:
-    """on_end hears of each request's end, after it was sent, on the sender's thread, and must not block."""
+    """`on_turn` hears of each request's acceptance and end, after it was sent, on the sender's thread, and must not
+    block."""
 
     def __init__(
-        self, worker_id: str, backend: str, table: RunningTable, on_end: Callable[[Running, RequestEvent], None]
+        self, worker_id: str, backend: str, table: RunningTable, on_turn: Callable[[Running, RequestEvent], None]
     ) -> None:
         self._worker_id = worker_id
         self._backend = backend
         self._table = table
-        self._on_end = on_end
+        self._on_turn = on_turn
         self._queue: queue.SimpleQueue[Pairs | None] = queue.SimpleQueue()
         self._sequences: dict[str, int] = defaultdict(int)
         self._thread = threading.Thread(target=self._run, name="replies", daemon=True)
@@ -79,11 +80,13 @@ class ReplySender:
             self._send(pairs)
         except Exception:
             logger.exception("sending %d events failed", len(pairs))
-        ends = [(entry, event) for entry, event in pairs if is_end(event)]
         jobs: dict[RunningJob, int] = defaultdict(int)
-        for entry, event in ends:
-            jobs[entry.parent] += 1
-            self._on_end(entry, event)
+        for entry, event in pairs:
+            if isinstance(event, Delta):
+                continue
+            self._on_turn(entry, event)
+            if is_end(event):
+                jobs[entry.parent] += 1
         for job, count in jobs.items():
             job.count_sent(count)
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol, cast
 import msgspec
 
 from accounts import budgets
+from common.events import AnyEvent, apublish
 from common.redis import async_redis, new_redis_line, redis_line
 from inference import keys
 from inference.messages import Cancel, Frame, Job, decode_frame
@@ -44,6 +45,8 @@ class Transport(Protocol):
     async def cancel(self, queue: str, model_id: str, cancel: Cancel, seconds: float) -> None: ...
 
     async def claims(self, job_ids: Sequence[str]) -> dict[str, str]: ...
+
+    async def announce(self, event: AnyEvent) -> None: ...
 
     async def close(self) -> None: ...
 
@@ -137,6 +140,10 @@ class RedisTransport:
         """Which worker has begun each job; those that none has begun are missing."""
         values = cast("list[bytes | None]", await self._redis.mget([keys.claim(job_id) for job_id in job_ids]))
         return {job_id: value.decode() for job_id, value in zip(job_ids, values, strict=True) if value is not None}
+
+    async def announce(self, event: AnyEvent) -> None:
+        """Tell whoever watches. Never fails."""
+        await apublish(event)
 
     async def close(self) -> None:
         await self._reader.close()

@@ -18,12 +18,13 @@ from engine.client import EngineGone
 from engine.messages import Failed, Generate, RequestEvent
 from inference import keys
 from inference.control import ControlListener
+from inference.event_publisher import EventPublisher
 from inference.heartbeat import Heartbeat
 from inference.messages import Job
 from inference.plugin_chain import PluginSeam
 from inference.recorder import Recorder
 from inference.replies import ReplySender
-from inference.running import Running, RunningJob, RunningTable, cancelled_end
+from inference.running import Running, RunningJob, RunningTable, cancelled_end, is_end
 from models_mgmt.device_host import DeviceHost, set_current
 from models_mgmt.engine_config import backend_of
 from models_mgmt.engines import Engine, EngineClosed
@@ -54,7 +55,8 @@ class WorkerRuntime:
         )
         self._table = RunningTable()
         self._recorder = Recorder(worker=f"{host}/{device}", backend=self._report.backend)
-        self._replies = ReplySender(self._report.worker_id, self._report.backend, self._table, self._recorder.put)
+        self._events = EventPublisher(backend=self._report.backend)
+        self._replies = ReplySender(self._report.worker_id, self._report.backend, self._table, self._turned)
         self._plugin_manager = PluginManager()
         self._plugins = PluginSeam(self._plugin_manager, self._replies)
         self._heartbeat = Heartbeat(self._table, self.report)
@@ -67,6 +69,7 @@ class WorkerRuntime:
         self._plugin_manager.start()
         self._metrics.start()
         self._recorder.start()
+        self._events.start()
         self._replies.start()
         self._control.start()
         self._models.start()
@@ -118,6 +121,7 @@ class WorkerRuntime:
         self._replies.stop()
         self._recorder.stop()
         self._metrics.stop()
+        self._events.stop()
         self._heartbeat.stop()
         self._plugin_manager.stop()
 
@@ -160,6 +164,12 @@ class WorkerRuntime:
     def _told(self, events: tuple[RequestEvent, ...]) -> None:
         """Send on what an engine tells. Called by the engines' reader threads."""
         self._replies.put(self._plugins.passed(events))
+
+    def _turned(self, entry: Running, event: RequestEvent) -> None:
+        """A request was accepted or has ended."""
+        self._events.put(entry, event)
+        if is_end(event):
+            self._recorder.put(entry, event)
 
     def _hand_over(self, engine: Engine, entry: Running, request: Generate) -> bool:
         """False when the engine takes nothing more."""

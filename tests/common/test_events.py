@@ -176,6 +176,17 @@ async def test_the_stream_stays_bounded(clean_redis: str, monkeypatch: pytest.Mo
     assert sync_redis().xlen(key("events", "model_events")) < 250  # Redis trims whole nodes of 100 entries
 
 
+async def test_old_events_are_forgotten(clean_redis: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "STREAM_SECONDS", 1)
+    publish(LOADING)
+    await asyncio.sleep(0.6)
+    publish(LOADED)
+    await asyncio.sleep(0.6)
+    publish(PluginError(plugin_id="filter", error="No."), LOADED)
+    assert [recorded.event.name for recorded in await read_events()] == ["model_loaded", "plugin_error", "model_loaded"]
+    assert 0 < sync_redis().ttl(key("events", "model_events")) <= 1
+
+
 async def test_events_of_a_channel_dont_push_out_those_of_another(clean_redis: str) -> None:
     publish(PluginError(plugin_id="filter", error="It can't be loaded."))
     for _ in range(8):

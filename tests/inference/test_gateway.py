@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 from pytest_django import Settings
 
@@ -108,6 +109,12 @@ async def test_a_lost_worker_fails_what_it_held(road: Gateway, transport: FakeTr
     for call in calls:
         with pytest.raises(InferenceFailed, match="lost"):
             await call.result()
+    await asyncio.sleep(0.05)
+    told = [msgspec.to_builtins(event) for event in transport.announced]
+    assert [(event["event"], event["item"], event["code"]) for event in told] == [
+        ("inference_failed", 0, "INFERENCE_FAILED"),
+        ("inference_failed", 1, "INFERENCE_FAILED"),
+    ]
 
 
 async def test_a_job_that_the_successor_has_begun_goes_on(road: Gateway, transport: FakeTransport) -> None:
