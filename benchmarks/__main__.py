@@ -4,11 +4,11 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from benchmarks import engine, gateway, http_streams, plugins, quality
+from benchmarks import engine, events, gateway, http_streams, plugins, quality
 from benchmarks.report import RESULTS, Report
 from tests.running_server import running_server
 
-PARTS = ("engine", "ttft", "quality", "http", "gateway", "plugins")
+PARTS = ("engine", "ttft", "quality", "http", "gateway", "plugins", "events")
 
 
 def main() -> None:
@@ -37,6 +37,8 @@ def main() -> None:
             gateway.report_on(server.url, server.api_key, report)
     if "plugins" in parts:
         plugins.costs(report)
+    if "events" in parts:
+        events.watchers(report, 4 * arguments.rounds)
     print(f"written to {report.save(arguments.out, '-'.join(['cpu', *arguments.parts]))}")
 
 
