@@ -68,6 +68,10 @@ class SiteHandler(ASGIHandler):
         receive: Callable[[], Awaitable[Mapping[str, Any]]],
         send: Callable[[Mapping[str, Any]], Awaitable[None]],
     ) -> None:
+        self.take_thread()
+        await self.handle(scope, receive, send)
+
+    def take_thread(self) -> None:
+        """Have the running task's synchronous parts run on the thread that has the least to do now."""
         thread = min(self._threads, key=lambda candidate: candidate.pending)
         SyncToAsync.thread_sensitive_context.set(thread.context)
-        await self.handle(scope, receive, send)

@@ -260,6 +260,9 @@ REQUEST_TIMEOUT = read_float("LLAMA_GPU_REQUEST_TIMEOUT", 600.0, minimum=1)
 MAX_QUEUE = read_int("LLAMA_GPU_MAX_QUEUE", 256, minimum=1)
 AUTOLOAD = read_bool("LLAMA_GPU_AUTOLOAD", default=True)
 SHARED_PREFIX_CACHE = read_bool("LLAMA_GPU_SHARED_PREFIX_CACHE", default=False)
+# Of what watchers send: subscriptions, and the answers to pings.
+MAX_SOCKET_MESSAGE_BYTES = 64 * 1024
+MAX_WATCHERS = read_int("LLAMA_GPU_MAX_WATCHERS", 2000, minimum=1)
 SSE_KEEP_ALIVE_SECONDS = read_float("LLAMA_GPU_SSE_KEEP_ALIVE", 10.0, minimum=0.1)
 SLOW_READER_SECONDS = read_float("LLAMA_GPU_SLOW_READER_SECONDS", 30.0, minimum=0.1)
 STREAM_BUFFER_EVENTS = read_int("LLAMA_GPU_STREAM_BUFFER_EVENTS", 4096, minimum=16)

@@ -14,10 +14,12 @@ import socket
 import sys
 import termios
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import daphne.server
 import twisted.web.http
+from autobahn.websocket.protocol import WebSocketProtocol
 from daphne.http_protocol import HTTPFactory, WebRequest
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -26,12 +28,15 @@ from twisted.internet.tcp import Connection
 from zope.interface import implementer
 
 from common.direct_body import EXTENSION
+from common.direct_frames import EXTENSION as FRAMES
+from llama_gpu_site.handover import Handover
 
 logger = logging.getLogger(__name__)
 
 # A client that goes on sending after this many times the limit is not waiting for our 413.
 _PATIENCE_WITH_BODIES = 16
 _BACKLOG = 1024
+_OPEN = WebSocketProtocol.STATE_OPEN
 # Of a shutdown: for the hook, for responses to come to their end, for cancelled ones to clean up.
 SHUTDOWN_SECONDS = 3.0
 ENDING_SECONDS = 1.0
@@ -73,7 +78,17 @@ class BoundedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
     """A request that keeps no more of its body than the application takes."""
 
     body_limit = 0
+    handover: Handover | None = None
     _received = 0
+
+    def process(self) -> None:
+        """Answer it, or hand it to the process whose session it belongs to."""
+        handover = self.handover
+        owner = handover.owner_of(self.uri) if handover is not None else None
+        if handover is not None and owner is not None:
+            handover.hand_over(self, owner, refused=super().process)
+        else:
+            super().process()
 
     def handleContentChunk(self, data: bytes) -> None:  # noqa: N802 — Twisted's name
         room = self.body_limit + 1 - self._received
@@ -108,19 +123,35 @@ class ResponseBody:
         protocol: Any = self._protocol
         transport = protocol.channel.transport
         if protocol.chunked and _takes_directly(transport):
-            chunk = b"%x\r\n%b\r\n" % (len(data), data)
-            try:
-                sent = transport.socket.send(chunk)
-            except OSError:  # no room, or a connection that is gone, which Twisted finds by itself
-                sent = 0
-            if sent < len(chunk):
-                transport.write(chunk[sent:])
+            _send(transport, b"%x\r\n%b\r\n" % (len(data), data))
         else:
             protocol.write(data)
 
     @property
     def _is_unfinished(self) -> bool:
         return not self._protocol.finished and self._protocol.channel is not None
+
+
+class FrameWriter:
+    """A websocket's outgoing side (common.direct_frames) on Daphne's protocol."""
+
+    __slots__ = ("_connection", "_protocol")
+
+    def __init__(self, protocol: Any, connection: Mapping[str, Any]) -> None:
+        self._protocol = protocol
+        self._connection = connection
+
+    @property
+    def is_open(self) -> bool:
+        flow: Flow | None = self._connection.get("flow")
+        is_connected = "disconnected" not in self._connection and self._protocol.state == _OPEN
+        return flow is not None and flow.is_open and is_connected
+
+    def write(self, frame: bytes) -> None:
+        _send(self._protocol.transport, frame)
+
+    def abort(self) -> None:
+        self._protocol.transport.abortConnection()
 
 
 class WebServer(daphne.server.Server):  # type: ignore[misc]  # daphne has no types
@@ -135,11 +166,14 @@ class WebServer(daphne.server.Server):  # type: ignore[misc]  # daphne has no ty
         slow_reader_seconds: float,
         body_limit: int,
         on_shutdown: Callable[[], Awaitable[None]] | None = None,
+        handover: Handover | None = None,
         **options: Any,
     ) -> None:
-        """`on_shutdown` is awaited before the end, while responses can still be written."""
+        """`on_shutdown` is awaited before the end, while responses can still be written. `handover`: to the other web
+        processes, of what belongs to them."""
         self.failure: str | None = None
         self._on_shutdown = on_shutdown
+        self._handover = handover
         self._port: Any = None
         self._socket = listening_socket
         self._slow_reader_seconds = slow_reader_seconds
@@ -163,6 +197,8 @@ class WebServer(daphne.server.Server):  # type: ignore[misc]  # daphne has no ty
     def create_application(self, protocol: Any, scope: dict[str, Any]) -> Any:
         if scope["type"] == "http":
             scope.setdefault("extensions", {})[EXTENSION] = ResponseBody(protocol, self.connections[protocol])
+        else:
+            scope.setdefault("extensions", {})[FRAMES] = FrameWriter(protocol, self.connections[protocol])
         return super().create_application(protocol, scope)
 
     async def handle_reply(self, protocol: Any, message: Mapping[str, Any]) -> None:
@@ -209,6 +245,8 @@ class WebServer(daphne.server.Server):  # type: ignore[misc]  # daphne has no ty
     async def _shut_down(self) -> None:
         if self._port is not None:
             self._port.stopListening()
+        if self._handover is not None:
+            self._handover.stop()
         if self._on_shutdown is not None:
             try:
                 async with asyncio.timeout(SHUTDOWN_SECONDS):
@@ -223,26 +261,39 @@ class WebServer(daphne.server.Server):  # type: ignore[misc]  # daphne has no ty
                     task.cancel()
 
     def _adopt(self) -> None:
+        if self._handover is not None:
+            self._handover.listen(self.http_factory)
         if self._socket is not None:
             self._socket.listen(_BACKLOG)
             self._socket.setblocking(False)
             self._port = reactor.adoptStreamPort(self._socket.fileno(), self._socket.family, self.http_factory)
 
     def _make_http_factory(self, server: "WebServer") -> HTTPFactory:
-        return BoundedHTTPFactory(server, self._body_limit)
+        return BoundedHTTPFactory(server, self._body_limit, self._handover)
 
 
 class BoundedHTTPFactory(HTTPFactory):  # type: ignore[misc]  # daphne has no types
     """Makes connections whose requests are bounded."""
 
-    def __init__(self, server: WebServer, body_limit: int) -> None:
+    def __init__(self, server: WebServer, body_limit: int, handover: Handover | None) -> None:
         super().__init__(server)
-        self._request_class = type("LimitedRequest", (BoundedRequest,), {"body_limit": body_limit})
+        attributes = {"body_limit": body_limit, "handover": handover}
+        self._request_class = type("LimitedRequest", (BoundedRequest,), attributes)
 
     def buildProtocol(self, addr: Any) -> Any:  # noqa: N802 — Twisted's name
         protocol = super().buildProtocol(addr)
         protocol.requestFactory = self._request_class
         return protocol
+
+
+def _send(transport: Any, data: bytes) -> None:
+    """Past the transport's buffer if that is empty."""
+    sent = 0
+    if _takes_directly(transport):
+        with suppress(OSError):  # no room, or a connection that is gone, which Twisted finds by itself
+            sent = transport.socket.send(data)
+    if sent < len(data):
+        transport.write(data[sent:])
 
 
 def _takes_directly(transport: Any) -> bool:

@@ -22,7 +22,14 @@ class Command(BaseCommand):
         from common.metrics import Flusher
         from inference.gateway import close_gateway
         from llama_gpu_site.asgi import application
+        from llama_gpu_site.handover import Handover
+        from monitoring.event_hub import close_hub
         from monitoring.logs import keep_log
+        from monitoring.socketio_server import event_server, process_of_request
+
+        async def shut_down() -> None:
+            await close_hub()
+            await close_gateway()
 
         keep_log("web")
         inherited = socket.socket(fileno=options["fd"]) if options["fd"] is not None else None
@@ -32,7 +39,9 @@ class Command(BaseCommand):
             listening_socket=inherited,
             slow_reader_seconds=settings.SLOW_READER_SECONDS,
             body_limit=settings.MAX_BODY_BYTES,
-            on_shutdown=close_gateway,
+            on_shutdown=shut_down,
+            handover=Handover(event_server().process_id, process_of_request),
+            websocket_max_message_size=settings.MAX_SOCKET_MESSAGE_BYTES,
         )
         flusher = Flusher()
         flusher.start()
