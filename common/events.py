@@ -28,7 +28,7 @@ Channel = Literal[
     "log_events",
 ]
 CHANNELS: tuple[Channel, ...] = get_args(Channel)
-LoadStage = Literal["wait", "download", "convert", "read", "quantise", "warm up"]
+LoadStage = Literal["wait", "download", "convert", "import", "read", "quantise", "warm up"]
 
 # About so many events of each channel can be replayed.
 STREAM_LENGTHS: dict[Channel, int] = {

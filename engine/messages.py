@@ -146,8 +146,8 @@ RequestEvent = Accepted | Delta | Finished | Failed
 
 
 class Loading(msgspec.Struct, frozen=True, tag="loading"):
-    """Progress of a load, from 0 to 1 over all stages. The engine tells of `read`, `quantise` and `warm up`; a
-    `download` is told of by the worker, before there is an engine."""
+    """Progress of a load, from 0 to 1 over all stages. The engine tells of `import` (of torch), `read`, `quantise`
+    and `warm up`; a `download` is told of by the worker, before there is an engine."""
 
     progress: float
     stage: str

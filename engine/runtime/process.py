@@ -52,9 +52,9 @@ def load_runner(config: EngineConfig, progress: Progress) -> Runner:
     """Load the configured model. Raises ModelLoadError, or what the libraries raise on a broken file."""
     if config.runner == "echo":
         return EchoRunner(config)
-    from engine.runtime.torch_runner import (
-        TorchRunner,
-    )  # torch takes seconds to import; the echo runner has no need of it
+    progress(0.0, "import")
+    # torch takes seconds to import; the echo runner has no need of it
+    from engine.runtime.torch_runner import TorchRunner
 
     return TorchRunner(config, progress)
 

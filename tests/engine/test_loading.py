@@ -95,7 +95,11 @@ def test_the_worker_hears_of_the_stages(whole: Path) -> None:
     )
     try:
         ready = client.start()
-        assert [message.stage for message in told if message.progress in (0.0, 1.0)] == ["read", "warm up"]
+        assert [message.stage for message in told if message.progress in (0.0, 1.0)] == [
+            "import",
+            "read",
+            "warm up",
+        ]
         assert (ready.context_length, ready.max_sequences, ready.devices) == (128, 4, ("cpu",))
         assert ready.kv_tokens == 4 * 128
         assert 0 < ready.weight_bytes + ready.kv_cache_bytes < ready.memory_bytes
