@@ -21,7 +21,11 @@ local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 local held = redis.call('ZCARD', KEYS[1])
-if held + #ARGV - 3 > tonumber(ARGV[1]) then return held end
+local new = 0
+for i = 4, #ARGV do
+    if not redis.call('ZSCORE', KEYS[1], ARGV[i]) then new = new + 1 end
+end
+if new > 0 and held + new > tonumber(ARGV[1]) then return held end
 for i = 4, #ARGV do redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[i]) end
 redis.call('LPUSH', KEYS[2], ARGV[3])
 return -1
@@ -38,7 +42,7 @@ async def enter(
     broker_list: str,
     message: bytes,
 ) -> None:
-    """Take a place for each request and publish the message, or neither.
+    """Take a place for each request and publish the message, or neither. Who has a place already, keeps it.
 
     Raises BackendUnavailable when there are too few places, redis.RedisError when Redis can't be reached.
     """

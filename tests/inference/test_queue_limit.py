@@ -73,3 +73,14 @@ async def test_what_a_crash_left_behind_falls_out(
     assert await admitted("a", seconds=0.05)
     await asyncio.sleep(0.1)
     assert await admitted("b")
+
+
+async def test_who_has_a_place_is_published_again_though_the_queue_is_full(clean_redis: str, settings: Any) -> None:
+    settings.MAX_QUEUE = 3
+    await enter("moved", count=2)
+    await enter("other")
+
+    assert await admitted("moved", count=2)
+    assert not await admitted("new")
+    assert not await admitted("moved", count=3)  # one of these has none yet
+    assert sync_redis().lrange("broker", 0, -1) == [b"moved", b"other", b"moved"]
