@@ -13,7 +13,7 @@ from typing import cast
 from django.db import transaction
 from redis.exceptions import RedisError
 
-from common.redis import async_redis, key, sync_redis
+from common.redis import key, redis_line, sync_redis
 
 logger = logging.getLogger(__name__)
 CHECK_SECONDS = 0.5
@@ -39,7 +39,7 @@ async def current_mark() -> bytes | None:
     asked_at = time.monotonic()
     if asked_at - _last_read.at >= CHECK_SECONDS:
         try:
-            mark = cast("bytes | None", await async_redis().get(_key())) or b""
+            mark = cast("bytes | None", await redis_line().execute("GET", _key())) or b""
         except RedisError:
             return None
         _last_read.mark, _last_read.at = mark, asked_at

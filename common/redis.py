@@ -15,8 +15,11 @@ from common.redis_line import RedisLine
 
 CONNECT_TIMEOUT_SECONDS = 2.0
 ANSWER_TIMEOUT_SECONDS = 5.0
+REST_SECONDS = 1.0
 # Of each pool. Who finds all of them taken waits for one, ANSWER_TIMEOUT_SECONDS at most.
 MAX_CONNECTIONS = 64
+# A connection that was closed meanwhile is made anew; a Redis that hangs is not waited for twice.
+_RETRIED = (redis.ConnectionError,)
 
 _lines: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, RedisLine]] = WeakKeyDictionary()
 _async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, redis.asyncio.Redis]] = WeakKeyDictionary()
@@ -43,7 +46,7 @@ def async_redis() -> redis.asyncio.Redis:
             timeout=ANSWER_TIMEOUT_SECONDS,
             socket_timeout=ANSWER_TIMEOUT_SECONDS,
             socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
-            retry=AsyncRetry(NoBackoff(), 1),
+            retry=AsyncRetry(NoBackoff(), 1, _RETRIED),
         )
         clients[url] = redis.asyncio.Redis.from_pool(pool)
     return clients[url]
@@ -54,13 +57,22 @@ def redis_line() -> RedisLine:
     lines = _lines.setdefault(asyncio.get_running_loop(), {})
     url = settings.REDIS_URL
     if url not in lines:
-        lines[url] = new_redis_line()
+        lines[url] = _new_line(rest_seconds=REST_SECONDS)
     return lines[url]
 
 
 def new_redis_line() -> RedisLine:
     """A connection of one's own, for commands that wait, which would hold the others up."""
-    return RedisLine(settings.REDIS_URL, connect_seconds=CONNECT_TIMEOUT_SECONDS, answer_seconds=ANSWER_TIMEOUT_SECONDS)
+    return _new_line(rest_seconds=0.0)
+
+
+def _new_line(*, rest_seconds: float) -> RedisLine:
+    return RedisLine(
+        settings.REDIS_URL,
+        connect_seconds=CONNECT_TIMEOUT_SECONDS,
+        answer_seconds=ANSWER_TIMEOUT_SECONDS,
+        rest_seconds=rest_seconds,
+    )
 
 
 async def close_async_redis() -> None:
@@ -79,6 +91,6 @@ def _sync_client(url: str) -> redis.Redis:
         timeout=ANSWER_TIMEOUT_SECONDS,
         socket_timeout=ANSWER_TIMEOUT_SECONDS,
         socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
-        retry=Retry(NoBackoff(), 1),
+        retry=Retry(NoBackoff(), 1, _RETRIED),
     )
     return redis.Redis.from_pool(pool)

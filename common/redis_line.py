@@ -8,6 +8,7 @@ above all in locks, timers and records; the connection itself (address, TLS, aut
 import asyncio
 import hashlib
 import math
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -19,11 +20,18 @@ Argument = str | bytes | int | float
 
 
 class RedisLine:
-    """Connects at the first command, and again at the next one after the connection was lost."""
+    """Connects at the first command, and again at the next one after the connection was lost.
 
-    def __init__(self, url: str, *, connect_seconds: float, answer_seconds: float) -> None:
+    After a Redis that did not answer in time, commands fail at once for `rest_seconds`: what takes several steps then
+    waits for a hanging Redis once, not at each step.
+    """
+
+    def __init__(self, url: str, *, connect_seconds: float, answer_seconds: float, rest_seconds: float = 0.0) -> None:
         self._pool: Any = redis.asyncio.ConnectionPool.from_url(url, socket_connect_timeout=connect_seconds)
+        self._connect_seconds = connect_seconds
         self._answer_seconds = answer_seconds
+        self._rest_seconds = rest_seconds
+        self._rests_until = float("-inf")
         self._opening = asyncio.Lock()
         self._live: _Connection | None = None
 
@@ -42,7 +50,7 @@ class RedisLine:
             async with asyncio.timeout(patience):
                 return await answer
         except TimeoutError:
-            error = redis.TimeoutError(f"Redis did not answer within {patience:g} s.")
+            error = self._late(patience)
             live.lose(error)
             raise error from None
 
@@ -55,11 +63,29 @@ class RedisLine:
     async def _open(self) -> "_Connection":
         async with self._opening:
             if self._live is None or self._live.is_lost:
+                if time.monotonic() < self._rests_until:
+                    raise redis.ConnectionError("Redis did not answer a moment ago.")
                 await self.close()
-                connection = self._pool.make_connection()
-                await connection.connect()
-                self._live = _Connection(connection)
+                self._live = _Connection(await self._connect())
             return self._live
+
+    async def _connect(self) -> Any:
+        """Connect and agree on the protocol, which a Redis that hangs would never end."""
+        connection = self._pool.make_connection()
+        try:
+            async with asyncio.timeout(self._connect_seconds):
+                await connection.connect()
+        except TimeoutError:
+            await connection.disconnect(nowait=True)
+            raise self._late(self._connect_seconds) from None
+        except redis.TimeoutError:
+            self._late(self._connect_seconds)
+            raise
+        return connection
+
+    def _late(self, patience: float) -> redis.TimeoutError:
+        self._rests_until = time.monotonic() + self._rest_seconds
+        return redis.TimeoutError(f"Redis did not answer within {patience:g} s.")
 
 
 class _Connection:

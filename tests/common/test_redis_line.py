@@ -100,3 +100,37 @@ async def test_a_script_runs_also_where_it_is_not_known_yet(line: RedisLine) -> 
 
     assert await script.run(line, ["k"], ["a", 41]) == [b"k", b"a", 42]
     assert await script.run(line, ["k"], ["b", 1]) == [b"k", b"b", 2]
+
+
+async def test_after_no_answer_everybody_fails_at_once_for_a_moment(clean_redis: str) -> None:
+    line = RedisLine(clean_redis, connect_seconds=2, answer_seconds=0.1, rest_seconds=0.5)
+    with pytest.raises(redis.TimeoutError):
+        await line.execute("BLPOP", "nothing", 1)
+
+    with pytest.raises(redis.ConnectionError, match="a moment ago"):
+        await line.execute("ECHO", "too early")
+    await asyncio.sleep(0.6)
+    assert await line.execute("ECHO", "again") == b"again"
+    await line.close()
+
+
+async def test_a_server_that_takes_connections_and_says_nothing_is_a_timeout() -> None:
+    left = asyncio.Event()
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()  # until the other side closes
+        writer.close()
+        left.set()
+
+    silent = await asyncio.start_server(listen, "127.0.0.1", 0)
+    port = silent.sockets[0].getsockname()[1]
+    line = RedisLine(f"redis://127.0.0.1:{port}/0", connect_seconds=0.2, answer_seconds=1, rest_seconds=5)
+
+    async with asyncio.timeout(2):  # a hundred callers wait for it once, not one after the other
+        outcomes = await asyncio.gather(*(line.execute("PING") for _ in range(100)), return_exceptions=True)
+
+    assert isinstance(outcomes[0], redis.TimeoutError)
+    assert all(isinstance(outcome, redis.RedisError) for outcome in outcomes)
+    async with asyncio.timeout(2):
+        await left.wait()
+    silent.close()

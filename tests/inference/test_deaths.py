@@ -151,6 +151,22 @@ async def test_a_killed_valkey_ends_what_ran_and_requests_work_again(server: Ech
     wait_until(lambda: _answers_now(server), 30)
 
 
+async def test_a_valkey_that_hangs_is_waited_for_once_and_then_a_503(server: EchoServer) -> None:
+    valkey = server.pid_of("valkey")
+    os.kill(valkey, signal.SIGSTOP)
+    try:
+        async with server.client() as client, asyncio.timeout(8):  # of which one answer that is waited for takes 5
+            answers = await asyncio.gather(*(client.post("/infer", json={"text": "a"}) for _ in range(20)))
+        async with server.client() as client, asyncio.timeout(4):
+            answers += [await client.post("/infer", json={"text": "a"})]
+    finally:
+        os.kill(valkey, signal.SIGCONT)
+
+    assert {answer.status_code for answer in answers} == {503}
+    assert {answer.json()["error"]["code"] for answer in answers} == {"BACKEND_UNAVAILABLE"}
+    await asyncio.to_thread(wait_until, lambda: _answers_now(server), 30)
+
+
 def _answers_now(server: EchoServer) -> bool:
     try:
         return _answers(server)
