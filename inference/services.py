@@ -2,16 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from django.conf import settings
 
 from accounts import budgets
 from accounts.caller import Caller
 from common.direct_body import DirectBody
-from common.errors import ApiError, InvalidInput
+from common.errors import ApiError, InvalidInput, ModelNotFound
 from engine.messages import Generate
 from inference.bodies import BatchRequest, InferRequest, Prompt
 from inference.calls import Call
@@ -21,9 +21,10 @@ from inference.results import figures, result
 from inference.sse import EventStream
 from inference.token_bound import most_tokens
 from models_mgmt.models import Model
-from models_mgmt.selectors import aresolve_model
+from models_mgmt.selectors import aresolve_model, forget_models
 
 Item = tuple[str, Prompt | InvalidInput]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,23 @@ class Origin:
     request_id: str
     kind: Kind
     headers: dict[str, str]
+
+
+async def with_model(name: str | None, work: Callable[[Model], Awaitable[T]]) -> T:
+    """Do something with the model that a name means.
+
+    A name that this process remembers may have moved to another model, and the one before been deleted: then it is
+    looked up anew, and done with the model that it means now. Raises ApiError.
+    """
+    model = await aresolve_model(name)
+    try:
+        return await work(model)
+    except ModelNotFound:
+        forget_models()
+        successor = await aresolve_model(name)
+        if successor.pk == model.pk:
+            raise
+        return await work(successor)
 
 
 def check_fits(model: Model, prompt: Prompt) -> None:
@@ -51,13 +69,16 @@ def check_fits(model: Model, prompt: Prompt) -> None:
 async def infer(*, request: InferRequest, origin: Origin) -> dict[str, Any]:
     """Run one request to its end and return its result. Raises ApiError."""
     road = gateway()
-    model = await aresolve_model(request.model)
-    check_fits(model, request.prompt)
-    (call,) = await _submit(road, model, [request.prompt], origin, seconds=request.seconds, stream=False)
-    try:
-        return result(call, await call.result())
-    finally:
-        road.close(call)
+
+    async def run(model: Model) -> dict[str, Any]:
+        check_fits(model, request.prompt)
+        (call,) = await _submit(road, model, [request.prompt], origin, seconds=request.seconds, stream=False)
+        try:
+            return result(call, await call.result())
+        finally:
+            road.close(call)
+
+    return await with_model(request.model, run)
 
 
 async def stream_infer(*, request: InferRequest, origin: Origin, body: DirectBody | None = None) -> EventStream:
@@ -68,15 +89,18 @@ async def stream_infer(*, request: InferRequest, origin: Origin, body: DirectBod
     """
     started_at = time.perf_counter()
     road = gateway()
-    model = await aresolve_model(request.model)
-    check_fits(model, request.prompt)
-    (call,) = await _submit(road, model, [request.prompt], origin, seconds=request.seconds, stream=True)
-    try:
-        await call.accepted(settings.SSE_KEEP_ALIVE_SECONDS)
-    except BaseException:
-        road.close(call)
-        raise
-    return EventStream(road, call, request_id=origin.request_id, started_at=started_at, body=body)
+
+    async def start(model: Model) -> EventStream:
+        check_fits(model, request.prompt)
+        (call,) = await _submit(road, model, [request.prompt], origin, seconds=request.seconds, stream=True)
+        try:
+            await call.accepted(settings.SSE_KEEP_ALIVE_SECONDS)
+        except BaseException:
+            road.close(call)
+            raise
+        return EventStream(road, call, request_id=origin.request_id, started_at=started_at, body=body)
+
+    return await with_model(request.model, start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +117,10 @@ async def batch_infer(*, request: BatchRequest, origin: Origin) -> BatchResult:
 
     Raises ApiError when the whole batch fails, also when every good item of it failed by no fault of its own.
     """
-    model = await aresolve_model(request.model)
+    return await with_model(request.model, lambda model: _run_batch(model, request, origin))
+
+
+async def _run_batch(model: Model, request: BatchRequest, origin: Origin) -> BatchResult:
     items = [(item_id, _fitting(model, prompt)) for item_id, prompt in request.items]
     prompts = [prompt for _, prompt in items if isinstance(prompt, Prompt)]
     if not prompts:
@@ -105,7 +132,8 @@ async def batch_infer(*, request: BatchRequest, origin: Origin) -> BatchResult:
     finally:
         road.close(*calls)
     errors = [outcome for outcome in outcomes if isinstance(outcome, ApiError)]
-    if len(errors) == len(outcomes) and not any(error.status < 500 for error in errors):
+    by_no_fault = all(error.status >= 500 or isinstance(error, ModelNotFound) for error in errors)
+    if len(errors) == len(outcomes) and by_no_fault:
         raise errors[0]
     return _assembled(items, iter(outcomes), backend=next((call.backend for call in calls if call.backend), ""))
 

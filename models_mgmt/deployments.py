@@ -21,7 +21,7 @@ from django.db import transaction
 from django.db.models.functions import Now
 
 from accounts.audit import SERVER, Actor, record
-from common.errors import ApiError, BackendUnavailable, ModelLoadFailed, from_code
+from common.errors import ApiError, BackendUnavailable, ModelLoadFailed, ModelNotFound, from_code
 from common.redis import async_redis, key
 from models_mgmt.memory_limit import MemoryLimit
 from models_mgmt.models import Deployment, Model
@@ -77,12 +77,15 @@ def request_load(
     """See to it that a model is loaded, or will be: at once, without waiting for it.
 
     A model that is loaded or on its way stays as it is; only replicas that are missing, or a device that was asked for
-    and lacks it, get one more. Raises ApiError when nothing can be placed; for a request (`origin` is demand) also the
-    error of the last load, if that has failed a moment ago.
+    and lacks it, get one more. Raises ApiError when nothing can be placed, ModelNotFound for a model that was deleted
+    meanwhile; for a request (`origin` is demand) also the error of the last load, if that has failed a moment ago.
     """
     alive = live_workers() if workers is None else workers
     with transaction.atomic():
-        list(Model.objects.select_for_update().order_by("pk").values_list("pk"))  # one placement after the other
+        # One placement after the other.
+        known = set(Model.objects.select_for_update().order_by("pk").values_list("pk", flat=True))
+        if model.pk not in known:
+            raise ModelNotFound(details={"model": model.pk})
         rows = list(Deployment.objects.select_related("model").order_by("pk"))
         mine = [row for row in rows if row.model_id == model.pk]
         held = [row for row in mine if row.is_wanted and _worker_of(row, alive) is not None]
@@ -135,7 +138,10 @@ async def demand(model_id: str) -> str:
 
 
 def _request_by_id(model_id: str, alive: Sequence[WorkerReport]) -> Requested:
-    return request_load(Model.objects.get(pk=model_id), LoadOptions(origin=Origin.DEMAND), workers=alive)
+    model = Model.objects.filter(pk=model_id).first()
+    if model is None:  # a web process may remember a model for a moment after it was deleted
+        raise ModelNotFound(details={"model": model_id})
+    return request_load(model, LoadOptions(origin=Origin.DEMAND), workers=alive)
 
 
 def error_of(row: Deployment) -> ApiError:
@@ -289,11 +295,11 @@ def request_unload(
             continue
         worker = _worker_of(row, alive)
         if worker is None:
-            if row.state not in {State.UNLOADED, State.LOST}:
-                Deployment.objects.filter(pk=row.pk).update(state=State.UNLOADED, changed_at=Now())
+            _not_wanted(row)
             continue
         if only_if_idle_for is None:
             if row.state in {State.UNLOADED, State.FAILED, State.LOST} and worker.deployment(row.model_id) is None:
+                _not_wanted(row)
                 continue
             Deployment.objects.filter(pk=row.pk).update(state=State.UNLOADING, changed_at=Now())
         ticket = secrets.token_hex(8)
@@ -307,6 +313,11 @@ def request_unload(
     if told and only_if_idle_for is None:
         _note("model.unload", model, actor, told)
     return tickets
+
+
+def _not_wanted(row: Deployment) -> None:
+    """There is nothing to unload, also where it is lost or has failed; it is not to come back."""
+    Deployment.objects.filter(pk=row.pk).exclude(state=State.UNLOADED).update(state=State.UNLOADED, changed_at=Now())
 
 
 def ticket_key(ticket: str) -> str:

@@ -19,6 +19,7 @@ from common.errors import (
     InsufficientMemory,
     InvalidInput,
     ModelLoadFailed,
+    ModelNotFound,
     from_code,
 )
 from common.events import (
@@ -190,7 +191,7 @@ class DeviceHost:
     def failed(self, model_id: str, error: ApiError) -> None:
         self._told.pop(model_id, None)
         self._changed()
-        if isinstance(error, _NotLoaded):
+        if isinstance(error, _NotLoaded | ModelNotFound):
             return
         self._write(
             model_id,
@@ -220,7 +221,7 @@ class DeviceHost:
                 raise _NotLoaded("The model is not loaded.", details={"model": model_id}, retry_after=2)
             model = Model.objects.filter(pk=model_id).first()
             if model is None:
-                raise _NotLoaded("The model is no longer registered.", details={"model": model_id})
+                raise ModelNotFound("The model is no longer registered.", details={"model": model_id})
             here = LoadOptions(devices=(f"{self._host}/{self._device}",), origin=Origin.DEMAND)
             request_load(model, here)
             row = self._wanted(model_id)

@@ -19,6 +19,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     with running_server(
         folder,
         LLAMA_GPU_DEFAULT_MODEL="echo",
+        LLAMA_GPU_WEB_PROCESSES="2",
         LLAMA_GPU_ECHO_DELAY="0.01",
         LLAMA_GPU_RATE_LIMITS="infer=100000/0,models=100000/0",
         LLAMA_GPU_MODEL_ROOTS=str(folder / "root"),
@@ -85,3 +86,40 @@ def test_a_loaded_model_is_deleted_only_by_force_which_unloads_it(server: Runnin
     assert len(server.engine_pids()) == engines - 1
     missing = infer(server, "gone")
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "MODEL_NOT_FOUND")
+
+
+def test_a_model_that_is_deleted_as_soon_as_its_alias_has_moved_drops_no_request(server: RunningServer) -> None:
+    for name in ("before", "after"):
+        assert post(server, "models", {"source": "echo", "source_kind": "echo", "id": name}).status_code == 201
+        assert infer(server, name).status_code == 200
+    assert patch(server, "before", {"aliases": ["steady"]}).status_code == 200
+    answers: list[tuple[int, str]] = []
+    is_over = threading.Event()
+
+    def ask() -> None:
+        while not is_over.is_set():
+            response = infer(server, "steady")
+            used = response.json()["result"]["model_used"] if response.status_code == 200 else response.text
+            answers.append((response.status_code, used))
+
+    callers = [threading.Thread(target=ask) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    time.sleep(1.0)
+    assert patch(server, "after", {"aliases": ["steady"]}).status_code == 200
+    url = f"{server.url}/api/v1/models/before"
+    deadline = time.monotonic() + 20
+    deleted = 0
+    while deleted != 200:  # a request by the old name may have it loaded once more; then it is to be unloaded again
+        assert httpx.delete(f"{url}/unload", headers=server.headers, timeout=60).status_code == 200
+        deleted = httpx.delete(url, headers=server.headers, timeout=60).status_code
+        assert deleted in {200, 409}
+        assert time.monotonic() < deadline
+    time.sleep(1.5)
+    is_over.set()
+    for caller in callers:
+        caller.join()
+
+    assert {status for status, _ in answers} == {200}, [answer for answer in answers if answer[0] != 200][:3]
+    assert {used for _, used in answers} == {"before", "after"}
+    assert answers[-1][1] == "after"

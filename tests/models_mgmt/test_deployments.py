@@ -246,6 +246,15 @@ async def test_an_unload_of_what_is_not_loaded_does_nothing(model: Model, sent: 
     assert sent == []
 
 
+async def test_an_unload_of_what_was_lost_or_has_failed_says_that_it_is_not_wanted(model: Model, sent: Sent) -> None:
+    announced("a/cpu")
+    for host, state in (("a", State.FAILED), ("b", State.LOST), ("c", State.LOADED)):
+        await Deployment.objects.acreate(model=model, host=host, device="cpu", devices=["cpu"], state=state)
+    assert (await unload(model)).was_loaded is False
+    assert sent == []
+    assert {row.state async for row in Deployment.objects.all()} == {State.UNLOADED}
+
+
 def test_an_unload_that_could_not_be_sent_leaves_the_row_as_it_was(
     model: Model, sent: Sent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
