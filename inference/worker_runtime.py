@@ -3,7 +3,6 @@
 import logging
 import os
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Iterable
@@ -43,7 +42,7 @@ class WorkerRuntime:
     """One per worker process. `run` is called by many task threads at once."""
 
     def __init__(self, device: str) -> None:
-        host = socket.gethostname()
+        host = settings.WORKER_HOST
         self._report = WorkerReport(
             worker_id=f"{host}-{device}-{os.getpid()}-{secrets.token_hex(3)}",
             host=host,

@@ -57,6 +57,14 @@ def read_url(name: str, default: str, *, schemes: tuple[str, ...]) -> str:
     return value
 
 
+def read_name(name: str, default: str) -> str:
+    """Letters, digits, dots, dashes and underscores, for what goes into other names."""
+    value = read_str(name, default)
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,200}", value):
+        raise ImproperlyConfigured(f"{name} is {value!r}; set it to letters, digits, dots, dashes and underscores.")
+    return value
+
+
 def read_memory_limit(name: str) -> str:
     """`80%` of a device's memory or `12GB`; empty for no limit."""
     value = read_str(name, "")

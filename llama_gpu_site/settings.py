@@ -1,6 +1,7 @@
 """Every setting of the server, read here and nowhere else. Each is described in docs/settings.md."""
 
 import secrets
+import socket
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from llama_gpu_site.environment import (
     read_limits,
     read_list,
     read_memory_limit,
+    read_name,
     read_networks,
     read_origins,
     read_path,
@@ -314,6 +316,8 @@ SCHEDULER_LOST_SECONDS = 4 * UPKEEP_SECONDS
 WORKER_THREADS = read_int("LLAMA_GPU_WORKER_THREADS", 320, minimum=1)
 # The device of this worker process: `cpu`, `cuda0`, `mps`; empty in every other process.
 WORKER_DEVICE = read_str("LLAMA_GPU_DEVICE", "")
+# What workers call the host that they are on; no two hosts may have one name.
+WORKER_HOST = read_name("LLAMA_GPU_WORKER_HOST", socket.gethostname())
 # How long a worker that is told to end lets its running requests go on.
 DRAIN_SECONDS = read_float("LLAMA_GPU_DRAIN_SECONDS", 10.0, minimum=0)
 WORKER_HEARTBEAT_SECONDS = 0.5

@@ -17,10 +17,10 @@ from models_mgmt import deployments, services
 from models_mgmt.expected_memory import best_kind
 from models_mgmt.live import with_workers
 from models_mgmt.looking import Described, describe
-from models_mgmt.models import Deployment, Model
+from models_mgmt.models import Model
 from models_mgmt.performance import performance_of
 from models_mgmt.presence import alive_workers
-from models_mgmt.selectors import find_models, resolve_model
+from models_mgmt.selectors import find_models, known_deployments, resolve_model
 from models_mgmt.serializers import (
     DeletedResponse,
     DeleteQuery,
@@ -61,7 +61,8 @@ class Models(Door):
             raise PermissionDenied(details={"required": "admin"})
         rows = [model async for model in find_models(**query)]
         workers = await alive_workers()
-        models, kind = with_workers(rows, workers), best_kind(workers)
+        deployed = [row async for row in known_deployments()]
+        models, kind = with_workers(rows, workers, deployed), best_kind(workers)
         if is_loaded is not None:
             models = [model for model in models if model.is_loaded == is_loaded]
         return Response(
@@ -147,10 +148,10 @@ class ModelDetail(Door):
 async def _detail(model_id: str) -> dict[str, Any]:
     row = await sync_to_async(services.registered_model)(model_id)
     workers = await alive_workers()
-    (live,) = with_workers([row], workers)
+    deployed = [deployment async for deployment in known_deployments().filter(model=row)]
+    (live,) = with_workers([row], workers, deployed)
     performance = await sync_to_async(performance_of)(row.id)
-    rows = [deployment async for deployment in Deployment.objects.filter(model=row)]
-    return await sync_to_async(detail_body)(live, performance, rows, best_kind(workers))
+    return await sync_to_async(detail_body)(live, performance, best_kind(workers))
 
 
 async def _looked_at(source: str, **options: Any) -> Described:

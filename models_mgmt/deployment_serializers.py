@@ -1,11 +1,12 @@
 """Bodies of loads, unloads and workers, as they come in and go out."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, get_args
 
 from rest_framework import serializers
 
 from common.byte_sizes import format_bytes
+from common.events import LoadStage
 from common.serializers import StrictSerializer
 from models_mgmt.deployments import LoadOptions
 from models_mgmt.live import LiveModel
@@ -105,7 +106,9 @@ class DeploymentBody(serializers.Serializer[Any]):
     devices = serializers.ListField(child=serializers.CharField(), help_text="Where its layers lie.")
     state = serializers.ChoiceField(choices=["loading", "loaded", "unloading", "failed", "lost"])
     progress = serializers.FloatField(help_text="From 0 to 1 while it loads.")
-    stage = serializers.CharField(help_text="At what a load is: wait, download, convert, read, quantise, warm up.")
+    stage = serializers.CharField(
+        help_text=f"At what a load is: {', '.join(get_args(LoadStage))}; empty unless it loads."
+    )
     backend = serializers.CharField(allow_null=True)
     quantization = serializers.CharField(allow_null=True)
     memory_usage = serializers.CharField(allow_null=True, help_text="Measured.")
@@ -192,22 +195,16 @@ def loaded_model_body(model: Model, rows: Sequence[Deployment], reports: Sequenc
     return body
 
 
-def deployment_bodies(live: LiveModel, rows: Iterable[Deployment]) -> list[dict[str, Any]]:
+def deployment_bodies(live: LiveModel) -> list[dict[str, Any]]:
     """What the workers say of a model now, and what is known of deployments that none speaks of."""
-    by_place = {(row.host, row.device): row for row in rows}
-    bodies = []
-    for worker, report in live.deployments:
-        bodies.append(_deployment(worker.host, worker.device, report, by_place.pop((worker.host, worker.device), None)))
-    for row in by_place.values():
-        if row.state == Deployment.State.FAILED:
-            state: Any = "failed"
-        elif (row.host, row.device) in live.devices:  # its worker lives and has not taken it up yet
-            state = "loading" if row.is_wanted else None
-        else:
-            state = "lost" if row.is_wanted or row.state == Deployment.State.LOST else None
-        if state is not None:
-            report = DeploymentReport(model_id=row.model_id, state=state, error=row.error, error_code=row.error_code)
-            bodies.append(_deployment(row.host, row.device, report, row))
+    by_place = {(row.host, row.device): row for row in live.rows}
+    bodies = [
+        _deployment(worker.host, worker.device, report, by_place.get((worker.host, worker.device)))
+        for worker, report in live.deployments
+    ]
+    for row, state in live.unspoken:
+        report = DeploymentReport(model_id=row.model_id, state=state, error=row.error, error_code=row.error_code)
+        bodies.append(_deployment(row.host, row.device, report, row))
     return bodies
 
 

@@ -2,20 +2,26 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import get_args
 
 from engine.messages import Ready
-from models_mgmt.models import Model
-from models_mgmt.presence import DeploymentReport, WorkerReport
+from models_mgmt.models import Deployment, Model
+from models_mgmt.presence import DeploymentReport, DeploymentState, ModelState, WorkerReport
+
+MODEL_STATES: tuple[ModelState, ...] = get_args(ModelState)
 
 
 @dataclass(frozen=True, slots=True)
 class LiveModel:
-    """A registered model and its deployments on live workers. `devices`: host and device of each live worker."""
+    """A registered model and its deployments: what live workers say of them, and the rows of all.
+
+    `devices`: host and device of each live worker.
+    """
 
     model: Model
     deployments: tuple[tuple[WorkerReport, DeploymentReport], ...]
     devices: frozenset[tuple[str, str]] = frozenset()
+    rows: tuple[Deployment, ...] = ()
 
     @property
     def loaded(self) -> list[DeploymentReport]:
@@ -32,12 +38,23 @@ class LiveModel:
         return bool(self.loaded)
 
     @property
-    def state(self) -> Literal["available", "loading", "loaded", "unloading", "failed"]:
+    def state(self) -> ModelState:
+        """The best that is true of any of its deployments; `lost_on` tells of those that a `loaded` one lacks."""
         states = {deployment.state for _, deployment in self.deployments}
-        for state in ("loaded", "loading", "unloading", "failed"):
-            if state in states:
-                return state
-        return "available"
+        states.update(state for _, state in self.unspoken)
+        return next((state for state in MODEL_STATES if state in states), "available")
+
+    @property
+    def unspoken(self) -> list[tuple[Deployment, DeploymentState]]:
+        """Deployments that no worker speaks of: lost with their worker, failed, or not taken up yet."""
+        spoken = {(worker.host, worker.device) for worker, _ in self.deployments}
+        states = ((row, self._unspoken_state(row)) for row in self.rows if (row.host, row.device) not in spoken)
+        return [(row, state) for row, state in states if state is not None]
+
+    @property
+    def lost_on(self) -> list[str]:
+        """Where it was wanted and is lost with its worker, as `host/device`."""
+        return [f"{row.host}/{row.device}" for row, state in self.unspoken if state == "lost"]
 
     @property
     def ready(self) -> Ready | None:
@@ -54,13 +71,28 @@ class LiveModel:
         speeds = [deployment.tokens_per_second for deployment in self.loaded if deployment.tokens_per_second]
         return round(sum(speeds) / len(speeds), 2) if speeds else None
 
+    def _unspoken_state(self, row: Deployment) -> DeploymentState | None:
+        if row.state == Deployment.State.FAILED:
+            return "failed"
+        if (row.host, row.device) in self.devices:  # its worker lives and has not taken it up yet
+            return "loading" if row.is_wanted else None
+        return "lost" if row.is_wanted or row.state == Deployment.State.LOST else None
 
-def with_workers(models: Iterable[Model], workers: Iterable[WorkerReport]) -> list[LiveModel]:
-    """Each model with the workers that hold or load it."""
+
+def with_workers(
+    models: Iterable[Model], workers: Iterable[WorkerReport], rows: Iterable[Deployment] = ()
+) -> list[LiveModel]:
+    """Each model with the workers that hold or load it, and its rows among `rows`, which tell what else is wanted."""
+    known: dict[str, list[Deployment]] = {}
+    for row in rows:
+        known.setdefault(row.model_id, []).append(row)
     held: dict[str, list[tuple[WorkerReport, DeploymentReport]]] = {}
     devices = set()
     for worker in workers:
         devices.add((worker.host, worker.device))
         for deployment in worker.deployments:
             held.setdefault(deployment.model_id, []).append((worker, deployment))
-    return [LiveModel(model, tuple(held.get(model.id, ())), frozenset(devices)) for model in models]
+    return [
+        LiveModel(model, tuple(held.get(model.id, ())), frozenset(devices), tuple(known.get(model.id, ())))
+        for model in models
+    ]

@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 _REMEMBERED_SECONDS = 3600
 
 DeploymentState = Literal["loading", "loaded", "unloading", "failed", "lost"]
+# A model is in the first of these that one of its deployments is in.
+ModelState = Literal["loaded", "loading", "unloading", "failed", "lost", "available"]
 
 
 class DeploymentReport(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ from django.db.models import Q, QuerySet
 
 from common.errors import ModelNotFound
 from common.short_memory import ShortMemory
-from models_mgmt.models import ID_PATTERN, Model
+from models_mgmt.models import ID_PATTERN, Deployment, Model
 
 DEFAULT = "default"
 
@@ -56,3 +56,8 @@ def find_models(*, search: str = "", type: str = "", source_kind: str = "", enab
     if source_kind:
         models = models.filter(source_kind=source_kind)
     return models
+
+
+def known_deployments() -> QuerySet[Deployment]:
+    """The deployments that are wanted, on their way in or out, failed or lost."""
+    return Deployment.objects.exclude(state=Deployment.State.UNLOADED)

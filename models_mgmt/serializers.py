@@ -1,6 +1,5 @@
 """What the model doors take and give."""
 
-from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -12,9 +11,9 @@ from engine.memory import DeviceKind
 from models_mgmt.deployment_serializers import DeploymentBody, deployment_bodies
 from models_mgmt.expected_memory import expected_memory
 from models_mgmt.facts import shape_of
-from models_mgmt.live import LiveModel
+from models_mgmt.live import MODEL_STATES, LiveModel
 from models_mgmt.model_roots import shown
-from models_mgmt.models import Deployment, Model
+from models_mgmt.models import Model
 from models_mgmt.performance import Performance
 
 
@@ -94,7 +93,14 @@ class ModelSummaryBody(serializers.Serializer[Any]):
     size = serializers.CharField()
     type = serializers.ChoiceField(choices=Model.Type.choices)
     loaded = serializers.BooleanField()
-    state = serializers.ChoiceField(choices=["available", "loading", "loaded", "unloading", "failed"])
+    state = serializers.ChoiceField(
+        choices=MODEL_STATES, help_text="`lost`: where it was loaded, the worker is gone, and nobody else has it."
+    )
+    lost_on = serializers.ListField(
+        child=serializers.CharField(),
+        required=False,
+        help_text='Where it was lost with its worker, such as "host/cuda0"; while there is such a place.',
+    )
     default = serializers.BooleanField(help_text='Whether "default" means this model.')
     aliases = serializers.ListField(child=serializers.CharField(), help_text="Other names of it.")
     pinned = serializers.BooleanField()
@@ -200,6 +206,8 @@ def summary_body(live: LiveModel, kind: DeviceKind) -> dict[str, Any]:
         "enabled": model.enabled,
         "capabilities": model.capabilities,
     }
+    if lost_on := live.lost_on:
+        body["lost_on"] = lost_on
     if live.ready is not None:
         body["backend"] = live.ready.backend
         body |= _size("memory_usage", live.memory_bytes)
@@ -209,9 +217,7 @@ def summary_body(live: LiveModel, kind: DeviceKind) -> dict[str, Any]:
     return body
 
 
-def detail_body(
-    live: LiveModel, performance: Performance, rows: Iterable[Deployment], kind: DeviceKind
-) -> dict[str, Any]:
+def detail_body(live: LiveModel, performance: Performance, kind: DeviceKind) -> dict[str, Any]:
     model, ready = live.model, live.ready
     shape = shape_of(model.shape)
     return summary_body(live, kind) | {
@@ -232,7 +238,7 @@ def detail_body(
         "created_at": model.created_at,
         "estimate": _estimate_body(model, kind),
         "performance": _performance_body(live, performance),
-        "deployments": deployment_bodies(live, rows),
+        "deployments": deployment_bodies(live),
     }
 
 

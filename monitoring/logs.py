@@ -4,7 +4,6 @@ import atexit
 import json
 import logging
 import queue
-import socket
 import sys
 import threading
 from collections.abc import Sequence
@@ -39,7 +38,7 @@ class DatabaseHandler(logging.Handler):
         super().__init__()
         self.addFilter(RequestIdFilter())
         self._process = process
-        self._host = socket.gethostname()
+        self._host = settings.WORKER_HOST
         self._queue: queue.SimpleQueue[LogEntry] = queue.SimpleQueue()
         self._waiting: list[LogEntry] = []
         self._dropped = 0

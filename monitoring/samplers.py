@@ -7,7 +7,6 @@ samplers, one reads the queues.
 import logging
 import os
 import secrets
-import socket
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -39,7 +38,7 @@ class Sampler:
     """A thread that reads every settings.SAMPLE_SECONDS."""
 
     def __init__(self, host: str | None = None) -> None:
-        self._host = host or socket.gethostname()
+        self._host = host or settings.WORKER_HOST
         holder = f"{self._host}-{os.getpid()}-{secrets.token_hex(3)}"
         seconds = _LEASE_READINGS * settings.SAMPLE_SECONDS
         self._host_lease = Lease(f"sampler-{self._host}", holder=holder, seconds=seconds)

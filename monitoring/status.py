@@ -1,11 +1,11 @@
 """The whole installation as of now."""
 
-import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import psutil
+from django.conf import settings
 from django.utils import timezone
 
 from models_mgmt.presence import LostWorker, WorkerReport
@@ -58,7 +58,7 @@ def _this_host(now: float) -> LiveHost:
     """What can be told while no worker samples: the host of this web process."""
     reader = HostReader()
     time.sleep(_MEASURE_SECONDS)
-    return LiveHost(socket.gethostname(), now, reader.read())
+    return LiveHost(settings.WORKER_HOST, now, reader.read())
 
 
 def _failed_plugins() -> list[str]:

@@ -10,7 +10,7 @@ from llama_gpu_site.models_command.table import table
 from models_mgmt.expected_memory import best_kind, expected_memory
 from models_mgmt.live import LiveModel, with_workers
 from models_mgmt.models import Model
-from models_mgmt.selectors import find_models
+from models_mgmt.selectors import find_models, known_deployments
 from models_mgmt.serializers import shown_source, summary_body
 
 HELP = "Show the models, and which of them are loaded."
@@ -25,8 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: dict[str, Any], out: TextIO) -> None:
     workers = workers_if_any()
-    kind = best_kind(workers)
-    models = with_workers(find_models(search=options["search"], enabled=not options["disabled"]), workers)
+    kind = best_kind(workers or ())
+    found = find_models(search=options["search"], enabled=not options["disabled"])
+    # Without a server nothing runs, and nothing is lost.
+    models = with_workers(found, workers or (), () if workers is None else known_deployments())
     if options["loaded"]:
         models = [model for model in models if model.is_loaded]
     if options["json"]:
@@ -50,6 +52,9 @@ def _names(model: Model) -> tuple[str, str, str]:
 
 def _memory(live: LiveModel, kind: Any) -> tuple[str, str]:
     state = f"{live.state} on {', '.join(live.places)}" if live.places else live.state
+    if live.lost_on:
+        lost = f"lost on {', '.join(live.lost_on)}"
+        state = lost if live.state == "lost" else f"{state}, {lost}"
     if live.memory_bytes:
         return state, format_bytes(live.memory_bytes)
     expected = expected_memory(live.model, kind)

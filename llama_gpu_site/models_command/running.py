@@ -19,10 +19,10 @@ def use_embedded_redis() -> None:
     settings.REDIS_URL = instance.get("redis_url") or settings.REDIS_URL
 
 
-def workers_if_any() -> list[WorkerReport]:
-    """The live workers; none where no server runs."""
+def workers_if_any() -> list[WorkerReport] | None:
+    """The live workers; None where no server runs."""
     use_embedded_redis()
     try:
         return live_workers()
     except redis.RedisError:
-        return []
+        return None

@@ -19,14 +19,18 @@ from models_mgmt.deployment_admin import load_models, unload_models
 from models_mgmt.expected_memory import best_kind, expected_memory
 from models_mgmt.facts import shape_of
 from models_mgmt.live import LiveModel, with_workers
-from models_mgmt.models import Model
-from models_mgmt.presence import WorkerReport, live_workers
+from models_mgmt.models import Deployment, Model
+from models_mgmt.presence import ModelState, WorkerReport, live_workers
+from models_mgmt.selectors import known_deployments
 from models_mgmt.serializers import shown_source
 
-_STATES = {"loaded": "good", "loading": "warn", "failed": "bad", "available": "quiet"}
+_STATES: dict[ModelState, str] = {
+    "loaded": "good", "loading": "warn", "unloading": "warn", "failed": "bad", "lost": "bad", "available": "quiet",
+}  # fmt: skip
 
 
 _remembered: ShortMemory[str, list[WorkerReport]] = ShortMemory(seconds=0.5, size=1)
+_deployments: ShortMemory[str, list[Deployment]] = ShortMemory(seconds=0.5, size=1)
 
 
 def _workers() -> list[WorkerReport]:
@@ -44,11 +48,21 @@ def _workers() -> list[WorkerReport]:
 def forget_workers() -> None:
     """Ask for them anew the next time."""
     _remembered.clear()
+    _deployments.clear()
 
 
 def _live(model: Model) -> LiveModel:
-    (live,) = with_workers([model], _workers())
+    (live,) = with_workers([model], _workers(), _deployed())
     return live
+
+
+def _deployed() -> list[Deployment]:
+    """The deployments of all models, asked for once for all rows of a page."""
+    deployed = _deployments.recall("")
+    if deployed is None:
+        deployed = list(known_deployments())
+        _deployments.keep("", deployed)
+    return deployed
 
 
 @admin.register(Model)
@@ -103,7 +117,10 @@ class ModelAdmin(ServiceRefusals, admin.ModelAdmin):  # type: ignore[type-arg]  
     def state(self, model: Model) -> SafeString:
         live = _live(model)
         label = badge(live.state.capitalize(), _STATES[live.state])
-        return format_html("{} {}", label, ", ".join(live.places)) if live.places else label
+        if not (live.places or live.lost_on):
+            return label
+        lost = f" (lost on {', '.join(live.lost_on)})" if live.lost_on else ""
+        return format_html("{} {}{}", label, ", ".join(live.places), lost)
 
     @admin.display(description="source", ordering="source")
     def comes_from(self, model: Model) -> str:

@@ -8,7 +8,7 @@ from django.test import Client
 
 from accounts.models import AuditEntry, Role, User
 from models_mgmt.admin.registry import forget_workers
-from models_mgmt.models import Model
+from models_mgmt.models import Deployment, Model
 from models_mgmt.presence import DeploymentReport, announce
 from tests.models_mgmt.made_models import model_files, write_files
 from tests.models_mgmt.test_api import READY, report
@@ -117,3 +117,12 @@ def test_others_stay_outside(admin: Client) -> None:
     client = Client()
     client.force_login(User.objects.create_user("eve", role=Role.OPERATOR))
     assert client.get(LIST).status_code == 302
+
+
+def test_a_lost_model_is_shown_as_lost_with_its_place(admin: Client) -> None:
+    add(admin)
+    Deployment.objects.create(model_id="tiny", host="gone", device="cuda0", devices=["cuda0"], state="lost")
+    forget_workers()
+    page = admin.get(LIST).content.decode()
+    assert "Lost" in page
+    assert "(lost on gone/cuda0)" in page

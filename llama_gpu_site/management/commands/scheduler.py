@@ -1,6 +1,5 @@
 """`manage.py scheduler`: the clock of periodic work (Celery beat) and the maintenance queue's worker in one."""
 
-import socket
 from typing import Any
 
 from django.conf import settings
@@ -26,7 +25,7 @@ class Command(BaseCommand):
         clock.start()
         try:
             run_worker(
-                name=f"scheduler@{socket.gethostname()}",
+                name=f"scheduler@{settings.WORKER_HOST}",
                 queue=app.conf.task_default_queue,
                 threads=MAINTENANCE_THREADS,
             )

@@ -1,7 +1,6 @@
 """`manage.py worker --device cpu`: the worker of one device."""
 
 import os
-import socket
 from argparse import ArgumentParser
 from typing import Any
 
@@ -33,7 +32,7 @@ class Command(BaseCommand):
         from monitoring.logs import keep_log
 
         keep_log(f"worker-{device}")
-        host = socket.gethostname()
+        host = settings.WORKER_HOST
         control = control_queue_name(host, device)
         serve_beside(name=f"control-{device}@{host}", queue=control, threads=settings.CONTROL_THREADS)
         run_worker(name=f"{device}@{host}", queue=queue_name(host, device), threads=settings.WORKER_THREADS)
