@@ -65,6 +65,7 @@ class _Slot:
     failure: ApiError | None = None
     failed_at: float = 0.0
     young_deaths: int = 0
+    death: ApiError | None = None  # of the last engine, until another one is loaded
 
 
 class EnginePool:
@@ -169,6 +170,7 @@ class EnginePool:
                 if error is not None:
                     slot.engine = None
         if engine is not None:
+            slot.death = None
             load.outcome.set_result(engine)
         elif error is not None:
             logger.warning("model %s could not be loaded: %s", model_id, error.message)
@@ -257,6 +259,7 @@ class EnginePool:
             slot = self._slots[engine.model_id]
             if slot.engine is not engine:
                 return
+            slot.death = engine.error or ModelLoadFailed()
             young = engine.lived_seconds < _YOUNG_SECONDS
             slot.young_deaths = slot.young_deaths + 1 if young else 0
             pause = _FIRST_PAUSE_SECONDS * 2 ** (slot.young_deaths - 1) if young else 0.0
@@ -285,15 +288,21 @@ class EnginePool:
 
     def _report(self, model_id: str, slot: _Slot) -> DeploymentReport | None:
         load, engine, failure = slot.load, slot.engine, slot.failure
+        death = "" if slot.death is None else slot.death.message
         if engine is not None and engine.state in {"loaded", "unloading"}:
             return engine.report()
         if load is not None:
             pid = engine.report().pid if engine is not None else None
             return DeploymentReport(
-                model_id=model_id, state="loading", pid=pid, progress=load.progress, stage=load.stage
+                model_id=model_id,
+                state="loading",
+                pid=pid,
+                progress=load.progress,
+                stage=load.stage,
+                error=death,
             )
         if failure is None and engine is not None:  # dead, and about to be started again
-            return DeploymentReport(model_id=model_id, state="loading", stage="wait")
+            return DeploymentReport(model_id=model_id, state="loading", stage="wait", error=death)
         if failure is not None:
             return DeploymentReport(model_id=model_id, state="failed", error=failure.message, error_code=failure.code)
         return None

@@ -7,10 +7,10 @@ from rest_framework.response import Response
 
 from accounts.doors import Door
 from common.envelope import timestamp
-from monitoring.health import check_all
+from monitoring.health import check_all, overall
 from monitoring.serializers import HealthResponse, LiveResponse
 
-_HEALTH_RESPONSES = {200: HealthResponse, 503: OpenApiResponse(HealthResponse, "Something does not answer.")}
+_HEALTH_RESPONSES = {200: HealthResponse, 503: OpenApiResponse(HealthResponse, "Requests can't be served.")}
 
 
 class Health(Door):
@@ -20,10 +20,10 @@ class Health(Door):
     async def get(self, request: Request) -> Response:
         """Whether requests can be served: 200, or 503 with the check that failed."""
         checks = await check_all()
-        is_healthy = all(check.status == "ok" for check in checks.values())
+        status = overall(checks)
         return Response(
-            _body(is_healthy) | {"checks": {name: check.body for name, check in checks.items()}},
-            status=200 if is_healthy else 503,
+            _body(status) | {"checks": {name: check.body for name, check in checks.items()}},
+            status=503 if status == "unhealthy" else 200,
         )
 
 
@@ -40,13 +40,13 @@ class Live(Door):
     @extend_schema(operation_id="get_liveness", tags=["Health"], responses=LiveResponse)
     async def get(self, request: Request) -> Response:
         """Whether this web process answers at all."""
-        return Response(_body(True))
+        return Response(_body("healthy"))
 
 
-def _body(is_healthy: bool) -> dict[str, object]:
+def _body(status: str) -> dict[str, object]:
     return {
-        "success": is_healthy,
-        "status": "healthy" if is_healthy else "unhealthy",
+        "success": status != "unhealthy",
+        "status": status,
         "version": settings.VERSION,
         "timestamp": timestamp(),
     }

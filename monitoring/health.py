@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from asgiref.sync import sync_to_async
@@ -11,16 +12,20 @@ from django.db import DatabaseError, connection
 from redis.exceptions import RedisError
 
 from common.redis import async_redis, key
-from models_mgmt.presence import alive_workers
+from models_mgmt.presence import WorkerReport, alive_workers, scheduler_lives
+
+CheckStatus = Literal["ok", "degraded", "failed"]
 
 CHECK_SECONDS = 3.0
+# Without these, nobody gets an answer.
+VITAL = ("database", "redis", "workers", "engines")
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
     """One part's answer; `latency` in seconds."""
 
-    status: Literal["ok", "failed"]
+    status: CheckStatus
     latency: float
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -29,39 +34,75 @@ class Check:
         return {"status": self.status, "latency": round(self.latency, 4), **self.facts}
 
 
+Answer = tuple[CheckStatus, dict[str, Any]]
+
+
 async def check_all() -> dict[str, Check]:
-    """Ask the database, Redis and the workers at once; each has CHECK_SECONDS to answer."""
-    names = ("database", "redis", "workers")
-    checks = await asyncio.gather(_timed(_database()), _timed(_redis()), _timed(_workers()))
+    """Ask all parts at once; each has CHECK_SECONDS to answer."""
+    names = ("database", "redis", "workers", "engines", "scheduler")
+    parts = (_database(), _redis(), _workers(), _engines(), _scheduler())
+    checks = await asyncio.gather(*map(_timed, parts))
     return dict(zip(names, checks, strict=True))
 
 
-async def _timed(check: Awaitable[dict[str, Any]]) -> Check:
+def overall(checks: Mapping[str, Check]) -> Literal["healthy", "degraded", "unhealthy"]:
+    """`unhealthy` when requests can't be served, `degraded` when something else is not as it should be."""
+    if any(checks[name].status == "failed" for name in VITAL):
+        return "unhealthy"
+    return "healthy" if all(check.status == "ok" for check in checks.values()) else "degraded"
+
+
+async def _timed(check: Awaitable[Answer]) -> Check:
     begun = time.perf_counter()
     try:
-        facts = await asyncio.wait_for(check, CHECK_SECONDS)
+        status, facts = await asyncio.wait_for(check, CHECK_SECONDS)
     except (DatabaseError, RedisError, OSError, TimeoutError):
         return Check("failed", time.perf_counter() - begun)
-    status: Literal["ok", "failed"] = "failed" if facts.get("alive") == 0 else "ok"
     return Check(status, time.perf_counter() - begun, facts)
 
 
-async def _database() -> dict[str, Any]:
-    await sync_to_async(_select_one)()
-    return {}
+async def _database() -> Answer:
+    await sync_to_async(_read_a_row)()
+    return "ok", {}
 
 
-def _select_one() -> None:
+def _read_a_row() -> None:
+    """From a table: SQLite answers `SELECT 1` without a look at its file, and reads on in one that was deleted."""
+    if connection.vendor == "sqlite":
+        Path(connection.settings_dict["NAME"]).stat()
     with connection.cursor() as cursor:
-        cursor.execute("SELECT 1")
+        cursor.execute("SELECT 1 FROM django_migrations LIMIT 1")
 
 
-async def _redis() -> dict[str, Any]:
+async def _redis() -> Answer:
     await async_redis().set(key("health"), b"1", ex=60)
-    return {}
+    return "ok", {}
 
 
-async def _workers() -> dict[str, Any]:
-    workers = [worker for worker in await alive_workers() if not worker.draining]
-    loaded = {item.model_id for worker in workers for item in worker.deployments if item.state == "loaded"}
-    return {"alive": len(workers), "loaded_models": len(loaded)}
+async def _workers() -> Answer:
+    serving = await _serving()
+    return "ok" if serving else "failed", {"alive": len(serving)}
+
+
+async def _engines() -> Answer:
+    """By model: one is well that a worker has loaded, or loads for the first time. It is not when it could not be
+    loaded, nor while an engine that has ended by itself is started again."""
+    models: dict[str, set[str]] = {}
+    for worker in await _serving():
+        for item in worker.deployments:
+            state = "failed" if item.state == "loading" and item.error else item.state
+            models.setdefault(item.model_id, set()).add(state)
+    loaded = sum("loaded" in states for states in models.values())
+    failed = sum("failed" in states and "loaded" not in states for states in models.values())
+    facts = {"loaded_models": loaded, "failed_models": failed}
+    if not failed:
+        return "ok", facts
+    return "degraded" if loaded else "failed", facts
+
+
+async def _scheduler() -> Answer:
+    return "ok" if await scheduler_lives() else "failed", {}
+
+
+async def _serving() -> Sequence[WorkerReport]:
+    return [worker for worker in await alive_workers() if not worker.draining]

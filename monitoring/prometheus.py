@@ -1,7 +1,7 @@
 """Everything that is measured, in Prometheus' words: what all processes have counted, and what is the case now."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,13 @@ from common.metrics import Counter, Field, Histogram
 from common.redis import redis_line
 from inference.keys import model_queue
 from models_mgmt.presence import WorkerReport, alive_workers, scheduler_lives
+from monitoring.gpus import Gpu
+from monitoring.selectors import live_hosts
 
 _WORKER = ("host", "device")
 _DEPLOYMENT = ("model", "host", "device")
+_GPU = ("host", "gpu", "name")
+_MIB = 1024**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +35,22 @@ class Now:
     workers: Sequence[WorkerReport]
     queued: Mapping[str, int]
     scheduler_lives: bool
+    gpus: Sequence[tuple[str, Gpu]] = ()  # with their hosts
 
 
 async def exposition(accept: str) -> tuple[bytes, str]:
     """The whole page and its content type, in the format that the caller asks for. Raises redis.RedisError."""
     workers = await alive_workers()
     counted = await metrics.read()
-    now = Now(counted, workers, await _queued(counted, workers), await scheduler_lives())
+    queued = await _queued(counted, workers)
+    seconds, _ = await redis_line().execute("TIME")
+    gpus = await sync_to_async(_gpus)(float(seconds))
+    now = Now(counted, workers, queued, await scheduler_lives(), gpus)
     return await sync_to_async(_written)(now, accept)
+
+
+def _gpus(now: float) -> list[tuple[str, Gpu]]:
+    return [(host.host, gpu) for host in live_hosts(now) for gpu in host.gpus]
 
 
 def _written(now: Now, accept: str) -> tuple[bytes, str]:
@@ -62,6 +74,7 @@ def families(now: Now) -> Iterator[Metric]:
     yield _gauge("llama_gpu_build_info", "This server.", ("version",), [((settings.VERSION,), 1)])
     yield _gauge("llama_gpu_scheduler_up", "Whether the scheduler does its work.", (), [((), now.scheduler_lives)])
     yield from _worker_gauges(now.workers)
+    yield from _gpu_gauges(now.gpus)
     yield _gauge(
         "llama_gpu_queue_requests",
         "Requests in a model's queue: those that wait and those that run. More than the limit are refused.",
@@ -148,6 +161,27 @@ def _deployment_gauges(workers: Sequence[WorkerReport]) -> Iterator[Metric]:
     )  # fmt: skip
     for name, about, samples in figures:
         yield _gauge(name, about, _DEPLOYMENT, samples)
+
+
+def _gpu_gauges(gpus: Sequence[tuple[str, Gpu]]) -> Iterator[Metric]:
+    """What a GPU doesn't tell has no sample."""
+    figures: Sequence[tuple[str, str, Callable[[Gpu], float | None]]] = (
+        ("llama_gpu_gpu_lost", "Whether a GPU has fallen off the bus.", lambda gpu: gpu.status == "lost"),
+        ("llama_gpu_gpu_utilization_ratio", "Share of the time in which a GPU worked, 0 to 1.",
+         lambda gpu: _times(gpu.utilization, 0.01)),
+        ("llama_gpu_gpu_memory_total_bytes", "Memory of a GPU.", lambda gpu: _times(gpu.memory_total, _MIB)),
+        ("llama_gpu_gpu_memory_used_bytes", "What is in use of it.", lambda gpu: _times(gpu.memory_used, _MIB)),
+        ("llama_gpu_gpu_temperature_celsius", "Temperature of a GPU.", lambda gpu: gpu.temperature),
+        ("llama_gpu_gpu_power_watts", "What a GPU draws.", lambda gpu: gpu.power_usage),
+        ("llama_gpu_gpu_power_limit_watts", "What a GPU may draw.", lambda gpu: gpu.power_limit),
+    )  # fmt: skip
+    for name, about, read in figures:
+        known = [((host, str(gpu.id), gpu.name or ""), read(gpu)) for host, gpu in gpus]
+        yield _gauge(name, about, _GPU, [(labels, value) for labels, value in known if value is not None])
+
+
+def _times(figure: float | None, factor: float) -> float | None:
+    return None if figure is None else figure * factor
 
 
 def _gauge(name: str, about: str, labels: tuple[str, ...], samples: Iterable[tuple[tuple[str, ...], Any]]) -> Metric:

@@ -9,6 +9,7 @@ from monitoring.health import Check
 
 ServiceState = Literal["running", "degraded", "stopped"]
 Status = Literal["healthy", "degraded", "unhealthy"]
+_OF_CHECKS: dict[str, ServiceState] = {"ok": "running", "degraded": "degraded", "failed": "stopped"}
 # Without these, nobody gets an answer.
 _VITAL = ("inference_engine", "database", "redis")
 
@@ -26,10 +27,12 @@ def service_states(
     broken = any(item.state == "failed" for worker in serving for item in worker.deployments)
     gpu_lost = any(gpu.status == "lost" for gpu in gpus)
     others: dict[str, ServiceState] = {
-        name: "running" if check.status == "ok" else "stopped" for name, check in checks.items() if name != "workers"
+        name: _OF_CHECKS[check.status] for name, check in checks.items() if name not in {"workers", "engines"}
     }
     return {
-        "inference_engine": _state(bool(serving), worse=any(lost) or broken or gpu_lost),
+        "inference_engine": _state(
+            bool(serving) and checks["engines"].status != "failed", worse=any(lost) or broken or gpu_lost
+        ),
         "plugin_manager": _state(bool(serving), worse=any(failed_plugins)),  # the workers run them
         "web_dashboard": "running",  # the process that says this
         "websocket_server": _state(checks["redis"].status == "ok", worse=False),

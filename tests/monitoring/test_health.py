@@ -3,7 +3,7 @@ from asgiref.sync import sync_to_async
 from django.test import AsyncClient
 from pytest_django import Settings
 
-from models_mgmt.presence import announce
+from models_mgmt.presence import DeploymentReport, announce, announce_scheduler
 from tests.conftest import free_port
 from tests.models_mgmt.test_api import report
 
@@ -13,13 +13,14 @@ HEALTH = ("/health", "/health/", "/health/ready")
 
 @pytest.mark.parametrize("path", HEALTH)
 async def test_all_is_well_when_a_worker_lives(clean_redis: str, path: str) -> None:
-    await sync_to_async(announce)(report())
+    await sync_to_async(announce)(report(DeploymentReport("tiny", "loaded")))
+    await sync_to_async(announce_scheduler)()
     response = await AsyncClient().get(path)
     body = response.json()
     assert response.status_code == 200
     assert (body["success"], body["status"], body["version"]) == (True, "healthy", "1.0.0")
     assert {name: check["status"] for name, check in body["checks"].items()} == dict.fromkeys(
-        ("database", "redis", "workers"), "ok"
+        ("database", "redis", "workers", "engines", "scheduler"), "ok"
     )
     assert body["checks"]["workers"]["alive"] == 1
 
@@ -31,6 +32,39 @@ async def test_without_a_worker_it_is_503(clean_redis: str, path: str) -> None:
     assert response.status_code == 503
     assert (body["success"], body["status"]) == (False, "unhealthy")
     assert (body["checks"]["database"]["status"], body["checks"]["workers"]["status"]) == ("ok", "failed")
+
+
+async def test_without_the_scheduler_it_is_degraded(clean_redis: str) -> None:
+    await sync_to_async(announce)(report())
+    response = await AsyncClient().get("/health")
+    body = response.json()
+    assert (response.status_code, body["success"], body["status"]) == (200, True, "degraded")
+    assert body["checks"]["scheduler"]["status"] == "failed"
+
+
+LOADED = DeploymentReport("tiny", "loaded")
+FAILED = DeploymentReport("large", "failed", error="broken")
+DIED = DeploymentReport("large", "loading", stage="wait", error="The engine process ended unexpectedly.")
+LOADING = DeploymentReport("large", "loading", stage="read")
+
+
+@pytest.mark.parametrize(
+    ("deployments", "status", "check"),
+    [
+        ((LOADING,), 200, "ok"),
+        ((LOADED, LOADING), 200, "ok"),
+        ((LOADED, FAILED), 200, "degraded"),
+        ((LOADED, DIED), 200, "degraded"),
+        ((FAILED,), 503, "failed"),
+        ((DIED,), 503, "failed"),
+    ],
+)
+async def test_an_engine_that_died_or_failed_is_seen(
+    clean_redis: str, deployments: tuple[DeploymentReport, ...], status: int, check: str
+) -> None:
+    await sync_to_async(announce)(report(*deployments))
+    response = await AsyncClient().get("/health")
+    assert (response.status_code, response.json()["checks"]["engines"]["status"]) == (status, check)
 
 
 async def test_without_redis_it_is_503(clean_redis: str, settings: Settings) -> None:

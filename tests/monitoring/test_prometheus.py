@@ -1,5 +1,6 @@
 """What Prometheus gets, read with Prometheus' own parser."""
 
+import time
 from collections.abc import Iterator
 
 import msgspec
@@ -16,6 +17,9 @@ from common import metrics
 from common.redis import key, sync_redis
 from models_mgmt.device_memory import DeviceMemory
 from models_mgmt.presence import DeploymentReport, announce, announce_scheduler
+from monitoring.gpus import Gpu
+from monitoring.hosts import HostFigures
+from monitoring.samplers import keep_sample
 from tests.accounts.conftest import bearer, make_key, make_user
 from tests.conftest import free_port
 from tests.models_mgmt.test_api import report
@@ -163,3 +167,29 @@ async def test_the_setting_says_who_may_read_it(
 async def test_without_redis_it_is_503(clean_redis: str, settings: Settings) -> None:
     settings.REDIS_URL = f"redis://127.0.0.1:{free_port()}/0"
     assert (await AsyncClient().get("/metrics")).status_code == 503
+
+
+async def test_gpus_show_what_was_read_of_them(clean_redis: str) -> None:
+    known = Gpu(
+        id=0,
+        name="NVIDIA H100",
+        memory_total=1024,
+        memory_used=512,
+        utilization=89,
+        temperature=72,
+        power_usage=380,
+        power_limit=700,
+    )
+    figures = HostFigures(
+        cpu_usage=1, cpu_cores=2, memory_used=1, memory_total=2, disk_used=1, disk_total=2, network_rx=0, network_tx=0
+    )
+    await sync_to_async(keep_sample)("box", time.time(), figures, (known, Gpu(id=1, status="lost")))
+
+    found = await scraped()
+    at = (("gpu", "0"), ("host", "box"), ("name", "NVIDIA H100"))
+    assert found["llama_gpu_gpu_utilization_ratio", at] == pytest.approx(0.89)
+    assert found["llama_gpu_gpu_memory_used_bytes", at] == 512 * 1024**2
+    assert (found["llama_gpu_gpu_temperature_celsius", at], found["llama_gpu_gpu_power_watts", at]) == (72, 380)
+    gone = (("gpu", "1"), ("host", "box"), ("name", ""))
+    assert (found["llama_gpu_gpu_lost", at], found["llama_gpu_gpu_lost", gone]) == (0, 1)
+    assert ("llama_gpu_gpu_temperature_celsius", gone) not in found

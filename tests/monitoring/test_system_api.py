@@ -12,7 +12,7 @@ from django.test import AsyncClient
 from pytest_django import Settings
 
 from common.errors import ModelNotFound
-from models_mgmt.presence import DeploymentReport, announce
+from models_mgmt.presence import DeploymentReport, announce, announce_scheduler
 from models_mgmt.services import ensure_model
 from monitoring import statistics
 from monitoring.gpus import Gpu
@@ -51,6 +51,7 @@ def a_worker(**fields: Any) -> None:
 
 async def test_a_fresh_server_tells_what_it_is(read: Read) -> None:
     await a_worker()
+    await sync_to_async(announce_scheduler)()
     answer = await body(read, "status")
     assert (answer["status"], answer["version"]) == ("healthy", "1.0.0")
     assert set(answer["services"].values()) == {"running"}
