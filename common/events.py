@@ -40,7 +40,7 @@ STREAM_LENGTHS: dict[Channel, int] = {
     "model_events": 5_000,
     "log_events": 2_000,
 }
-# For how long an event can be replayed at most. Completions are kept no longer than a reconnect takes.
+# For how long events can be replayed; completions for little longer than a reconnect takes.
 STREAM_SECONDS = 24 * 3600
 INFERENCE_STREAM_SECONDS = 600
 # The characters of a completion that its event carries; events are news, the whole text is in the request's answer.
