@@ -4,11 +4,11 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from benchmarks import engine, events, gateway, http_streams, plugins, quality
+from benchmarks import engine, events, gateway, http_streams, monitoring, plugins, quality
 from benchmarks.report import RESULTS, Report
 from tests.running_server import running_server
 
-PARTS = ("engine", "ttft", "quality", "http", "gateway", "plugins", "events")
+PARTS = ("engine", "ttft", "quality", "http", "gateway", "plugins", "events", "monitoring")
 
 
 def main() -> None:
@@ -39,6 +39,8 @@ def main() -> None:
         plugins.costs(report)
     if "events" in parts:
         events.watchers(report, 4 * arguments.rounds)
+    if "monitoring" in parts:
+        monitoring.answers(report)
     print(f"written to {report.save(arguments.out, '-'.join(['cpu', *arguments.parts]))}")
 
 

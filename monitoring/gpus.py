@@ -1,7 +1,7 @@
 """The GPUs of this host, as NVML tells of them."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -9,6 +9,7 @@ import pynvml
 
 logger = logging.getLogger(__name__)
 
+Figure = float | None
 _MIB = 1024**2
 _LOST = (pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_RESET_REQUIRED)
 _DEAD_SESSION = (pynvml.NVML_ERROR_UNINITIALIZED, pynvml.NVML_ERROR_DRIVER_NOT_LOADED, pynvml.NVML_ERROR_UNKNOWN)
@@ -41,6 +42,51 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True):
         if not self.memory_total or self.memory_used is None:
             return None
         return round(100 * self.memory_used / self.memory_total, 1)
+
+
+class GpuMinute(msgspec.Struct, frozen=True, array_like=True):
+    """The means of a host's GPUs over a minute: their ids, and for each of them utilization and memory in percent."""
+
+    ids: tuple[int, ...] = ()
+    utilization: list[Figure] = []
+    memory: list[Figure] = []
+
+    def aligned(self, ids: tuple[int, ...]) -> "GpuMinute":
+        """With exactly these GPUs; those that it doesn't know have no figures."""
+        if self.ids == ids:
+            return self
+        utilization, memory = (
+            dict(zip(self.ids, self.utilization, strict=True)),
+            dict(zip(self.ids, self.memory, strict=True)),
+        )
+        return GpuMinute(ids, [utilization.get(number) for number in ids], [memory.get(number) for number in ids])
+
+    def encode(self) -> str:
+        return msgspec.json.encode(self).decode()
+
+
+_minute_decoder = msgspec.json.Decoder(GpuMinute)
+decode_gpu_minute = _minute_decoder.decode
+
+
+def mean_minute(readings: Sequence[Sequence[Gpu]]) -> GpuMinute:
+    """The means of several readings of a host."""
+    by_id: dict[int, list[Gpu]] = {}
+    for reading in readings:
+        for gpu in reading:
+            by_id.setdefault(gpu.id, []).append(gpu)
+    gpus = [by_id[number] for number in sorted(by_id)]
+    return GpuMinute(
+        ids=tuple(sorted(by_id)),
+        utilization=[mean_of([gpu.utilization for gpu in read]) for read in gpus],
+        memory=[mean_of([gpu.memory_percent for gpu in read]) for read in gpus],
+    )
+
+
+def mean_of(figures: Sequence[Figure]) -> Figure:
+    """Of those that are told, with one digit; None if none is."""
+    told = [figure for figure in figures if figure is not None]
+    return round(sum(told) / len(told), 1) if told else None
 
 
 class GpuReader:

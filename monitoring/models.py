@@ -33,7 +33,7 @@ class HostSample(models.Model):
 
 
 class HostMinute(models.Model):
-    """The mean of a host's samples of one minute. `gpus`: JSON, `[id, utilization, memory percent]` of each."""
+    """The mean of a host's samples of one minute. `gpus`: JSON, a `gpus.GpuMinute`."""
 
     minute = models.PositiveIntegerField()
     host = models.CharField(max_length=200)
@@ -41,7 +41,7 @@ class HostMinute(models.Model):
     cpu_cores = models.PositiveIntegerField()
     memory_used = models.PositiveBigIntegerField()
     memory_total = models.PositiveBigIntegerField()
-    gpus = models.TextField(default="[]")
+    gpus = models.TextField(default="[[],[],[]]")
 
     class Meta:
         constraints = (models.UniqueConstraint(fields=("minute", "host"), name="one_minute_a_host"),)

@@ -20,7 +20,7 @@ from django.db.models.functions import Greatest
 
 from common.events import AnyEvent, GpuMetrics, InferenceStats, SystemMetrics, publish
 from models_mgmt.presence import live_workers
-from monitoring.gpus import Gpu, GpuReader
+from monitoring.gpus import Gpu, GpuReader, mean_minute
 from monitoring.hosts import HostFigures, HostReader
 from monitoring.lease import Lease
 from monitoring.models import HostMinute, HostSample, QueueMinute
@@ -130,28 +130,11 @@ def _mean(samples: Sequence[HostSample]) -> dict[str, Any]:
         "cpu_cores": last.cpu_cores,
         "memory_used": sum(sample.memory_used for sample in samples) // count,
         "memory_total": last.memory_total,
-        "gpus": _mean_gpus([_gpus_decoder.decode(sample.gpus) for sample in samples]),
+        "gpus": mean_minute([_gpus_decoder.decode(sample.gpus) for sample in samples]).encode(),
     }
 
 
 _gpus_decoder = msgspec.json.Decoder(tuple[Gpu, ...])
-
-
-def _mean_gpus(readings: Sequence[Sequence[Gpu]]) -> str:
-    by_id: dict[int, list[Gpu]] = {}
-    for reading in readings:
-        for gpu in reading:
-            by_id.setdefault(gpu.id, []).append(gpu)
-    rows = [
-        (number, _mean_of([gpu.utilization for gpu in gpus]), _mean_of([gpu.memory_percent for gpu in gpus]))
-        for number, gpus in sorted(by_id.items())
-    ]
-    return msgspec.json.encode(rows).decode()
-
-
-def _mean_of(figures: Sequence[float | None]) -> float | None:
-    told = [figure for figure in figures if figure is not None]
-    return round(sum(told) / len(told), 1) if told else None
 
 
 def host_events(

@@ -1,15 +1,18 @@
 """The installation over time: figures of hosts, GPUs, requests and queues in aligned buckets."""
 
-import time
+import contextlib
+import gc
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
-import msgspec
 from django.conf import settings
 
+from monitoring.gpus import Figure, GpuMinute, decode_gpu_minute, mean_of
 from monitoring.models import HostMinute, QueueMinute, RequestBucket
 from monitoring.rollups import ALL_MODELS
 
-Figure = float | None
 Series = list[Figure]
 _MINUTE = 60
 # A rate over a bucket that has just begun says little; it is taken over a tenth of the bucket at least.
@@ -22,7 +25,7 @@ _PERCENTILES = {
     "time_to_first_token_p95": "first_token_p95",
     "time_to_first_token_p99": "first_token_p99",
 }
-_gpus_decoder = msgspec.json.Decoder(list[tuple[int, Figure, Figure]])
+_READ_AT_ONCE = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +48,8 @@ class Buckets:
         return self.first + self.count * self.seconds
 
     def timestamps(self) -> list[str]:
-        starts = range(self.first, self.end, self.seconds)
-        return [time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(start)) for start in starts]
+        first, step = datetime.fromtimestamp(self.first, UTC).replace(tzinfo=None), timedelta(seconds=self.seconds)
+        return [f"{(first + number * step).isoformat()}Z" for number in range(self.count)]
 
     def elapsed(self, index: int) -> float:
         """How many seconds of a bucket have passed."""
@@ -72,89 +75,120 @@ class Metrics:
 
 def metrics(*, timeframe: str, granularity: str, model: str | None, now: float) -> Metrics:
     """The last `timeframe` in steps of `granularity`; with `model`, the requests and the queue of that one alone."""
-    buckets = Buckets.until(now, timeframe, granularity)
+    with _without_collection():
+        return _metrics(Buckets.until(now, timeframe, granularity), model or ALL_MODELS)
+
+
+def _metrics(buckets: Buckets, model: str) -> Metrics:
     hosts = _Hosts(buckets)
     series: dict[str, Series | list[Series | None]] = {
-        **_requests(buckets, model or ALL_MODELS, hosts),
-        **_queue(buckets, model or ALL_MODELS),
+        **_requests(buckets, model, hosts.was_up),
+        **_queue(buckets, model),
         **hosts.series(),
     }
     return Metrics(buckets.timestamps(), series, hosts.gpus())
 
 
-class _Mean:
-    """A figure's mean in each bucket."""
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """Tens of thousands of rows that all stay make Python look for garbage over and over, for most of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
-    __slots__ = ("counts", "sums")
 
-    def __init__(self, size: int) -> None:
-        self.sums = [0.0] * size
-        self.counts = [0.0] * size
+class _Minute(NamedTuple):
+    """What is read of a HostMinute."""
 
-    def add(self, index: int, figure: Figure, weight: float = 1.0) -> None:
-        if figure is not None:
-            self.sums[index] += figure * weight
-            self.counts[index] += weight
-
-    def values(self) -> Series:
-        return [round(total / count, 1) if count else None for total, count in zip(self.sums, self.counts, strict=True)]
+    minute: int
+    host: str
+    cpu_usage: float
+    cpu_cores: int
+    memory_used: int
+    memory_total: int
+    gpus: str
 
 
 class _Hosts:
-    """The minutes of all hosts, added up: CPUs weigh by their cores, memory by its size."""
+    """The minutes of all hosts, by bucket. CPUs weigh by their cores, memory by its size."""
 
     def __init__(self, buckets: Buckets) -> None:
-        self._size = buckets.count
-        self._cpu, self._memory = _Mean(self._size), _Mean(self._size)
-        self._gpus: dict[tuple[str, int], tuple[_Mean, _Mean]] = {}
-        self._read(buckets)
-
-    def was_up(self, index: int) -> bool:
-        """Whether anybody was there to measure in that bucket."""
-        return self._cpu.counts[index] > 0
-
-    def gpus(self) -> list[tuple[str, int]]:
-        return sorted(self._gpus)
-
-    def series(self) -> dict[str, Series | list[Series | None]]:
-        means = [self._gpus[gpu] for gpu in self.gpus()]
-        return {
-            "gpu_utilization": self._columns([utilization for utilization, _ in means]),
-            "gpu_memory": self._columns([memory for _, memory in means]),
-            "cpu_usage": self._cpu.values(),
-            "memory_usage": self._memory.values(),
-        }
-
-    def _read(self, buckets: Buckets) -> None:
+        self._buckets: list[list[tuple[_Minute, GpuMinute]]] = [[] for _ in range(buckets.count)]
+        self._gpus: dict[str, set[int]] = {}
         minutes = HostMinute.objects.filter(
             minute__gte=buckets.first // _MINUTE, minute__lt=buckets.end // _MINUTE
-        ).values_list("minute", "host", "cpu_usage", "cpu_cores", "memory_used", "memory_total", "gpus")
-        first, step, decode = buckets.first // _MINUTE, buckets.seconds // _MINUTE, _gpus_decoder.decode
-        for minute, host, cpu, cores, used, total, gpus in minutes:
-            index = (minute - first) // step
-            self._cpu.add(index, cpu, cores)
-            self._memory.add(index, 100 * used / total if total else None, total)
-            for number, utilization, memory in decode(gpus):
-                means = self._gpus.get((host, number))
-                if means is None:
-                    means = self._gpus[host, number] = _Mean(self._size), _Mean(self._size)
-                means[0].add(index, utilization)
-                means[1].add(index, memory)
+        ).values_list(*_Minute._fields)
+        first, step, known = buckets.first // _MINUTE, buckets.seconds // _MINUTE, self._gpus
+        for minute in map(_Minute._make, minutes.iterator(_READ_AT_ONCE)):
+            gpus = decode_gpu_minute(minute.gpus)
+            known.setdefault(minute.host, set()).update(gpus.ids)
+            self._buckets[(minute.minute - first) // step].append((minute, gpus))
 
-    def _columns(self, means: list[_Mean]) -> list[Series | None]:
-        """A list for each bucket, with the figure of each GPU."""
-        if not means:
-            return [[] if self.was_up(index) else None for index in range(self._size)]
-        rows = zip(*(mean.values() for mean in means), strict=True)
-        return [list(row) if self.was_up(index) else None for index, row in enumerate(rows)]
+    @property
+    def was_up(self) -> list[bool]:
+        """Whether anybody was there to measure, for each bucket."""
+        return [bool(minutes) for minutes in self._buckets]
+
+    def gpus(self) -> list[tuple[str, int]]:
+        return [(host, number) for host in sorted(self._gpus) for number in sorted(self._gpus[host])]
+
+    def series(self) -> dict[str, Series | list[Series | None]]:
+        columns = {host: tuple(sorted(self._gpus[host])) for host in sorted(self._gpus)}
+        cpu: Series = []
+        memory: Series = []
+        utilization: list[Series | None] = []
+        gpu_memory: list[Series | None] = []
+        for minutes in self._buckets:
+            if len(minutes) == 1 and len(columns) == 1:  # a bucket of a minute of the only host: nothing to add up
+                (row, gpus), (ids,) = minutes[0], columns.values()
+                cpu.append(row.cpu_usage)
+                memory.append(round(100 * row.memory_used / row.memory_total, 1) if row.memory_total else None)
+                gpus = gpus.aligned(ids)
+                utilization.append(gpus.utilization)
+                gpu_memory.append(gpus.memory)
+                continue
+            cpu.append(_weighted([(row.cpu_usage * row.cpu_cores, row.cpu_cores) for row, _ in minutes]))
+            memory.append(_weighted([(100 * row.memory_used, row.memory_total) for row, _ in minutes]))
+            if not minutes:
+                utilization.append(None)
+                gpu_memory.append(None)
+                continue
+            aligned = [_of_host(host, minutes, ids) for host, ids in columns.items()]
+            utilization.append([figure for gpus in aligned for figure in _means([one.utilization for one in gpus])])
+            gpu_memory.append([figure for gpus in aligned for figure in _means([one.memory for one in gpus])])
+        return {
+            "gpu_utilization": utilization,
+            "gpu_memory": gpu_memory,
+            "cpu_usage": cpu,
+            "memory_usage": memory,
+        }
 
 
-def _requests(buckets: Buckets, model: str, hosts: _Hosts) -> dict[str, Series]:
-    names = ("requests", "request_rate", "error_rate", "tokens_per_second", "response_time", "time_to_first_token")
-    series = {name: buckets.empty() for name in (*names, *_PERCENTILES)}
-    for index in range(buckets.count):
-        if hosts.was_up(index):  # nobody asked for anything
-            series["requests"][index] = series["request_rate"][index] = series["tokens_per_second"][index] = 0
+def _of_host(host: str, minutes: list[tuple[_Minute, GpuMinute]], ids: tuple[int, ...]) -> list[GpuMinute]:
+    """A host's minutes of a bucket, with a column for each of its GPUs."""
+    return [gpus.aligned(ids) for row, gpus in minutes if row.host == host] or [GpuMinute().aligned(ids)]
+
+
+def _weighted(parts: list[tuple[float, float]]) -> Figure:
+    whole = sum([weight for _, weight in parts])
+    return round(sum([part for part, _ in parts]) / whole, 1) if whole else None
+
+
+def _means(rows: list[Series]) -> Series:
+    """The mean of each column."""
+    return rows[0] if len(rows) == 1 else [mean_of(column) for column in zip(*rows, strict=True)]
+
+
+def _requests(buckets: Buckets, model: str, was_up: list[bool]) -> dict[str, Series]:
+    quiet: Series = [0 if up else None for up in was_up]  # nobody asked for anything
+    counts, rates, speeds = list(quiet), list(quiet), list(quiet)
+    errors, times, first_tokens = buckets.empty(), buckets.empty(), buckets.empty()
+    percentiles = {name: buckets.empty() for name in _PERCENTILES}
+    columns = list(percentiles.values())
     rows = RequestBucket.objects.filter(
         seconds=buckets.seconds, model=model, start__gte=buckets.first, start__lt=buckets.end
     ).values_list(
@@ -167,29 +201,44 @@ def _requests(buckets: Buckets, model: str, hosts: _Hosts) -> dict[str, Series]:
         "first_token_time",
         *_PERCENTILES.values(),
     )
-    percentiles = [series[name] for name in _PERCENTILES]
-    for start, requests, completed, failed, tokens, total_time, first_token_time, *spread in rows:
+    for start, requests, completed, failed, tokens, total_time, first_token_time, *spread in rows.iterator(
+        _READ_AT_ONCE
+    ):
         index = (start - buckets.first) // buckets.seconds
         elapsed = buckets.elapsed(index)
-        series["requests"][index] = requests
-        series["request_rate"][index] = round(60 * requests / elapsed, 2)
-        series["error_rate"][index] = round(failed / requests, 4)
-        series["tokens_per_second"][index] = round(tokens / elapsed, 2)
+        counts[index] = requests
+        rates[index] = round(60 * requests / elapsed, 2)
+        speeds[index] = round(tokens / elapsed, 2)
+        errors[index] = round(failed / requests, 4)
         if completed:
-            series["response_time"][index] = round(total_time / completed, 4)
-            series["time_to_first_token"][index] = round(first_token_time / completed, 4)
-        for column, figure in zip(percentiles, spread, strict=True):
-            column[index] = figure
-    return series
+            times[index] = round(total_time / completed, 4)
+            first_tokens[index] = round(first_token_time / completed, 4)
+            for column, figure in zip(columns, spread, strict=True):
+                column[index] = figure
+    return {
+        "requests": counts,
+        "request_rate": rates,
+        "error_rate": errors,
+        "response_time": times,
+        "time_to_first_token": first_tokens,
+        "tokens_per_second": speeds,
+        **percentiles,
+    }
 
 
 def _queue(buckets: Buckets, model: str) -> dict[str, Series]:
-    mean, most = _Mean(buckets.count), buckets.empty()
+    readings, waiting, most = [0] * buckets.count, [0] * buckets.count, [0] * buckets.count
     rows = QueueMinute.objects.filter(
         model=model, minute__gte=buckets.first // _MINUTE, minute__lt=buckets.end // _MINUTE
     ).values_list("minute", "readings", "waiting", "most")
-    for minute, readings, waiting, peak in rows:
+    for minute, count, total, peak in rows.iterator(_READ_AT_ONCE):
         index = (minute * _MINUTE - buckets.first) // buckets.seconds
-        mean.add(index, waiting / readings, readings)
-        most[index] = max(peak, most[index] or 0)
-    return {"queue_depth": mean.values(), "queue_depth_max": most}
+        readings[index] += count
+        waiting[index] += total
+        most[index] = max(peak, most[index])
+    return {
+        "queue_depth": [
+            round(total / count, 1) if count else None for total, count in zip(waiting, readings, strict=True)
+        ],
+        "queue_depth_max": [peak if count else None for peak, count in zip(most, readings, strict=True)],
+    }

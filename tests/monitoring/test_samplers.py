@@ -105,13 +105,13 @@ def test_a_minute_is_the_mean_of_its_samples() -> None:
     keep_sample("two", NOON + 2, figures(cpu_usage=1.0), [])
     first = HostMinute.objects.get(minute=NOON // 60, host="one")
     assert (first.cpu_usage, first.memory_used, first.cpu_cores) == (50.0, 5 * GIB, 8)
-    assert msgspec.json.decode(first.gpus) == [[0, 85.5, 50.0], [1, None, 50.0]]
+    assert msgspec.json.decode(first.gpus) == [[0, 1], [85.5, None], [50.0, 50.0]]
     assert HostMinute.objects.count() == 3
 
 
 def test_a_lost_gpu_has_no_figures_but_its_place() -> None:
     keep_sample("one", NOON, figures(), [Gpu(id=0, status="lost"), gpu(1, utilization=7)])
-    assert msgspec.json.decode(HostMinute.objects.get().gpus) == [[0, None, None], [1, 7.0, 50.0]]
+    assert msgspec.json.decode(HostMinute.objects.get().gpus) == [[0, 1], [None, 7.0], [None, 50.0]]
 
 
 def test_those_wait_who_have_a_place_and_are_not_run(clean_redis: str) -> None:
