@@ -29,7 +29,8 @@ class Caller:
     """An authenticated key or user, or an anonymous address.
 
     `identity` is what limits count: `key:12`, `user:admin` or `address:192.0.2.1`. `session_id` names the sign-in that
-    a token belongs to.
+    a token belongs to. `key_expires_at`: the end of the secret that was shown, which for a key's former secret is that
+    of its grace time (`is_former_secret`).
     """
 
     identity: str
@@ -40,6 +41,7 @@ class Caller:
     key_id: int | None = None
     key_prefix: str = ""
     key_expires_at: datetime | None = None
+    is_former_secret: bool = False
     session_id: str = ""
     budget: TokenBudget | None = None
 

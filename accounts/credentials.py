@@ -82,11 +82,11 @@ def _look_up_key(credential: str) -> tuple[Caller, datetime | None] | None:
         if key.revoked_at is not None or not key.owner.is_active or (ends_at is not None and ends_at <= now):
             continue
         _note_use(key, now)
-        return _caller_of(key), ends_at
+        return _caller_of(key, ends_at, is_former=key.digest != digest), ends_at
     return None
 
 
-def _caller_of(key: ApiKey) -> Caller:
+def _caller_of(key: ApiKey, ends_at: datetime | None, *, is_former: bool) -> Caller:
     return Caller(
         identity=f"key:{key.pk}",
         permissions=key.permissions,
@@ -95,7 +95,8 @@ def _caller_of(key: ApiKey) -> Caller:
         tier=key.tier_name,
         key_id=key.pk,
         key_prefix=key.prefix,
-        key_expires_at=key.expires_at,
+        key_expires_at=ends_at,
+        is_former_secret=is_former,
         budget=key.budget,
     )
 

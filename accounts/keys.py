@@ -29,11 +29,16 @@ FOR_ADMINISTRATORS = ("tier", "token_budget", "token_budget_window")
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """What one may hand out: permissions up to one, keys that end no later than theirs; tiers and budgets, or not."""
+    """What one may hand out: permissions up to one, keys that end no later than theirs; tiers and budgets, or not.
+
+    `is_former_secret`: one came with a secret that a rotation has replaced. Nothing is rotated with it: whoever found
+    it could take the key from its owner.
+    """
 
     permission: Permission
     expires_at: datetime | None = None
     is_admin: bool = False
+    is_former_secret: bool = False
 
 
 UNLIMITED = Reach("admin", is_admin=True)
@@ -41,7 +46,7 @@ UNLIMITED = Reach("admin", is_admin=True)
 
 def reach_of(caller: Caller) -> Reach:
     held = [level for level in LEVELS if level in caller.permissions]
-    return Reach(held[-1] if held else "read", caller.key_expires_at, caller.is_admin)
+    return Reach(held[-1] if held else "read", caller.key_expires_at, caller.is_admin, caller.is_former_secret)
 
 
 def create_api_key(
@@ -112,9 +117,12 @@ def rotate_api_key(
 ) -> tuple[ApiKey, str]:
     """Give a key a new secret; the old one opens the same until `grace` has passed, an older one no more.
 
-    Id, limits, budget and usage stay. Returns the row and the new key, which is never to be had again.
+    Id, limits, budget and usage stay. Returns the row and the new key, which is never to be had again. Raises
+    PermissionDenied beyond `reach`, InvalidInput for a key that is over.
     """
     row = _locked(key)
+    if reach.is_former_secret:
+        raise PermissionDenied("The key you came with was replaced; rotate with the new one.")
     _check_within(reach, row)
     if row.state != ApiKey.State.ACTIVE:
         raise InvalidInput(f"The key is {row.state.value} and can't be rotated; make a new one.")

@@ -229,7 +229,7 @@ async def test_a_second_rotation_and_a_revocation_end_what_was_before(client: As
     first = await make_key(permission="read")
     path = f"{KEYS}/{(await ApiKey.objects.aget()).pk}"
     second = (await send(client, "post", f"{path}/rotate", {}, first)).json()["key"]
-    third = (await send(client, "post", f"{path}/rotate", {}, first)).json()["key"]
+    third = (await send(client, "post", f"{path}/rotate", {}, second)).json()["key"]
 
     async def statuses() -> list[int]:
         return [(await client.get(ME, headers=bearer(key))).status_code for key in (first, second, third)]
@@ -237,6 +237,36 @@ async def test_a_second_rotation_and_a_revocation_end_what_was_before(client: As
     assert await statuses() == [401, 200, 200]
     assert (await client.delete(path, headers=bearer(second))).status_code == 200
     assert await statuses() == [401, 401, 401]
+
+
+@pytest.mark.parametrize("lifetime", [None, timedelta(minutes=1)])
+async def test_a_replaced_secret_takes_nothing_over(client: AsyncClient, lifetime: timedelta | None) -> None:
+    expires_at = timezone.now() + lifetime if lifetime else None
+    old = await make_key(expires_at=expires_at)
+    row = await ApiKey.objects.select_related("owner").aget()
+    path = f"{KEYS}/{row.pk}"
+    new = (await send(client, "post", f"{path}/rotate", {"grace_seconds": 3600}, old)).json()["key"]
+    other = await make_key(row.owner, permission="read", expires_at=expires_at)
+    other_path = f"{KEYS}/{(await ApiKey.objects.alast()).pk}"  # type: ignore[union-attr]
+
+    for rotated in (path, other_path):
+        assert (await send(client, "post", f"{rotated}/rotate", {"grace_seconds": 0}, old)).status_code == 403
+    assert [(await client.get(ME, headers=bearer(key))).status_code for key in (old, new, other)] == [200] * 3
+
+
+async def test_what_a_replaced_secret_makes_ends_with_it(client: AsyncClient) -> None:
+    old = await make_key()
+    path = f"{KEYS}/{(await ApiKey.objects.aget()).pk}"
+    row = (await send(client, "post", f"{path}/rotate", {"grace_seconds": 3600}, old)).json()["api_key"]
+    ends_at = row["old_key_ends_at"]
+
+    made = await send(client, "post", KEYS, {"name": "heir"}, old)
+    assert (made.status_code, made.json()["api_key"]["expires_at"]) == (201, ends_at)
+    late = {"expires_at": "2099-01-01T00:00:00Z"}
+    assert (await send(client, "post", KEYS, {"name": "heir", **late}, old)).status_code == 403
+    heir = f"{KEYS}/{made.json()['api_key']['id']}"
+    assert (await send(client, "patch", heir, late, old)).status_code == 403
+    assert (await send(client, "patch", path, {"expires_at": None}, old)).status_code == 403
 
 
 async def test_a_rotation_without_grace_ends_the_old_key_at_once(client: AsyncClient) -> None:
