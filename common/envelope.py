@@ -34,5 +34,6 @@ class ErrorResponse(HttpResponse):
     """A failure of the current request, ready to be sent. Its type tells the middleware that nothing is left to do."""
 
     def __init__(self, error: ApiError) -> None:
+        self.error = error
         body = json.dumps(failure(error, request_id.get()), default=str)
         super().__init__(body, content_type="application/json", status=error.status, headers=error.headers)

@@ -1,6 +1,10 @@
-"""What every request gets, whatever answers it: an id, the version headers, and one shape of failure under /api/."""
+"""What every request gets, whatever answers it: an id, the version headers, and one shape of failure under /api/.
+
+Under /v1/ it is OpenAI's shape.
+"""
 
 import asyncio
+import json
 import os
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
@@ -15,6 +19,7 @@ from common import errors, metric_catalogue
 from common.client_address import comes_from_trusted_proxy
 from common.cors import allow_origin, preflight
 from common.envelope import ErrorResponse
+from common.openai_errors import openai_failure
 from common.passage import CLIENT_LEFT, Passage, passage
 from common.request_id import is_well_formed, new_request_id, request_id
 
@@ -130,8 +135,10 @@ def _finish(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBas
     is_bare = not isinstance(response, ErrorResponse)
     if is_bare and (refusal := refusal_of(request)) is not None:
         response = ErrorResponse(refusal)  # no door has seen it
-    elif is_bare and response.status_code >= 400 and _is_under(request.path_info, "/api/"):
+    elif is_bare and response.status_code >= 400 and _is_under(request.path_info, "/api/", "/v1/"):
         response = _mended(response)
+    if isinstance(response, ErrorResponse) and _is_under(request.path_info, "/v1/"):
+        _reshape(response)
     if not response.streaming and "Content-Length" not in response.headers:
         response.headers["Content-Length"] = str(len(cast(HttpResponse, response).content))
     response.headers["X-Content-Type-Options"] = "nosniff"
@@ -173,6 +180,12 @@ def _observe(request: HttpRequest, code: int, response: HttpResponseBase | None 
         cast("Any", response)._resource_closers.append(over)
     else:
         over()
+
+
+def _reshape(response: ErrorResponse) -> None:
+    """Put OpenAI's body in the place of ours, unless it has become a page."""
+    if response.headers["Content-Type"] == "application/json":
+        response.content = json.dumps(openai_failure(response.error), default=str).encode()
 
 
 def _mended(response: HttpResponseBase) -> HttpResponseBase:

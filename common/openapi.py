@@ -1,6 +1,6 @@
 """What the OpenAPI document says about all doors alike: failures, headers and credentials."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.plumbing import ResolvedComponent
@@ -36,7 +36,9 @@ class ErrorResponseBody(serializers.Serializer[Any]):
 
 
 class DoorSchema(AutoSchema):
-    """Adds to each operation what `accounts.doors.Door` does for it."""
+    """Adds to each operation what `accounts.doors.Door` does for it. `error_body`: how its failures look."""
+
+    error_body: ClassVar[type[serializers.Serializer[Any]]] = ErrorResponseBody
 
     def get_auth(self) -> list[dict[str, Any]]:
         return [{"Bearer": []}, {"ApiKey": []}] if self._needs_credential else [{}]
@@ -78,7 +80,7 @@ class DoorSchema(AutoSchema):
         return wanted
 
     def _resolve_error(self) -> dict[str, Any]:
-        component: ResolvedComponent = self.resolve_serializer(ErrorResponseBody, "response")
+        component: ResolvedComponent = self.resolve_serializer(self.error_body, "response")
         return component.ref
 
     def _headers_of(self, status: str) -> dict[str, Any]:

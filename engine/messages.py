@@ -58,7 +58,8 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
     """Start one completion.
 
     Exactly one of `text` and `messages` is set. Unless `raw`, a model with a chat template gets `text` as a user turn.
-    `priority`: higher goes first among the waiting ones. `stream`: whether `Delta` events are wanted; without it the
+    `priority`: higher goes first among the waiting ones. `fills_context`: max_tokens gives way to what the prompt
+    leaves of the context, instead of being refused. `stream`: whether `Delta` events are wanted; without it the
     engine sends only Accepted and the end. `cache_salt`: computed prompt beginnings are used again only among requests
     with the same one, since the time that they save tells that somebody has sent the same beginning before.
     """
@@ -71,6 +72,7 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
     raw: bool = False
     priority: int = 0
     stream: bool = True
+    fills_context: bool = False
     cache_salt: str = ""
 
 

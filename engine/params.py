@@ -22,10 +22,12 @@ class InvalidParameter(ValueError):
 class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     """How the tokens of one completion are chosen and when it ends.
 
-    temperature: 0 is greedy, else 0.1 to 2.0.
+    temperature: 0 is greedy, else 0.01 to 2.0.
     top_p: nucleus mass in (0, 1]. top_k: 0 is off. min_p: share of the likeliest token's probability, in [0, 1].
     repetition_penalty: in [0.1, 10]; 1 is off; divides positive and multiplies negative logits of tokens seen in prompt
     or completion (Keskar et al. 2019, CTRL).
+    presence_penalty, frequency_penalty: in [-2, 2]; 0 is off; taken from the logits of tokens of the completion so far,
+    once for each such token, and once for each time that it was generated (OpenAI's definition).
     seed: makes a sampled completion repeatable. stop: strings that end the completion and are not part of it.
     """
 
@@ -35,6 +37,8 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     top_k: int = 0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
@@ -45,8 +49,8 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
         _check(
             "temperature",
             self.temperature,
-            lambda v: v == 0 or 0.1 <= v <= 2.0,
-            "must be 0 (greedy) or between 0.1 and 2.0",
+            lambda v: v == 0 or 0.01 <= v <= 2.0,
+            "must be 0 (greedy) or between 0.01 and 2.0",
         )
         _check("top_p", self.top_p, lambda v: 0 < v <= 1, "must be above 0 and at most 1")
         _check("top_k", self.top_k, lambda v: 0 <= v <= 1_000_000, "must be between 0 (off) and 1000000")
@@ -57,6 +61,8 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
             lambda v: 0.1 <= v <= 10,
             "must be between 0.1 and 10",
         )
+        for name in ("presence_penalty", "frequency_penalty"):
+            _check(name, getattr(self, name), lambda v: -2 <= v <= 2, "must be between -2 and 2")
         if self.seed is not None:
             _check("seed", self.seed, lambda v: 0 <= v <= MAX_SEED, f"must be between 0 and {MAX_SEED}")
         self._validate_stop()

@@ -19,12 +19,13 @@ from engine.params import MAX_SEED, InvalidParameter, SamplingParams
 T = TypeVar("T", bound=msgspec.Struct)
 
 MAX_ID_LENGTH = 128
+LEAST_TEMPERATURE = 0.1  # above greedy; the engine itself goes lower
 _AT_PATH = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
 _NAMED_FIELD = re.compile(r"(?P<kind>unknown|required) field `(?P<name>.*)`$", re.DOTALL)
 
 
 class Parameters(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """How the tokens are chosen; the same in every body. Ranges with gaps are SamplingParams' to check."""
+    """How the tokens are chosen; the same in every body. Ranges with gaps are checked later."""
 
     max_tokens: (
         Annotated[int, Meta(ge=1, le=2**31 - 1, description="Most tokens to generate. Default: 100.")] | UnsetType
@@ -90,13 +91,14 @@ class BatchBody(Parameters, kw_only=True, forbid_unknown_fields=True, rename={"r
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What is to be completed, and how; checked."""
+    """What is to be completed, and how; checked. `fills_context`: max_tokens gives way to the model's context."""
 
     params: SamplingParams
     text: str | None
     messages: tuple[ChatTurn, ...] | None
     system: str | None
     raw: bool
+    fills_context: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ class BatchRequest:
 
 def parse_infer(data: Any) -> InferRequest:
     """Raises InvalidInput."""
-    body = _convert(data, InferBody, "")
+    body = convert(data, InferBody, "")
     _refuse_async(body.run_async)
     return InferRequest(
         model=body.model,
@@ -132,7 +134,7 @@ def parse_infer(data: Any) -> InferRequest:
 
 def parse_batch(data: Any) -> BatchRequest:
     """Raises InvalidInput for a fault of the whole batch; one of an item is in its place in `items`."""
-    body = _convert(data, BatchBody, "")
+    body = convert(data, BatchBody, "")
     _refuse_async(body.run_async)
     _sampling(body, body, "")
     count = len(body.inputs)
@@ -166,7 +168,7 @@ def _item_ids(inputs: Sequence[Any]) -> list[str]:
 
 def _item(raw: Any, batch: BatchBody, field: str) -> Prompt | InvalidInput:
     try:
-        return _prompt(_convert(raw, BatchItem, field), batch, field)
+        return _prompt(convert(raw, BatchItem, field), batch, field)
     except InvalidInput as error:
         return error
 
@@ -216,16 +218,22 @@ def _check_length(total: int, prompt: int, field: str, system_field: str) -> Non
 
 def _sampling(body: Parameters, defaults: Parameters, path: str) -> SamplingParams:
     chosen: dict[str, Any] = {}
-    for name in SamplingParams.__struct_fields__:
+    for name in _SAMPLING_NAMES:
         value = getattr(body, name)
         if value is UNSET:
             value = getattr(defaults, name)
         if value is not UNSET:
             chosen[name] = tuple(value) if name == "stop" else value
     try:
-        return SamplingParams(**chosen).validate()
+        params = SamplingParams(**chosen).validate()
+        if 0 < params.temperature < LEAST_TEMPERATURE:
+            raise InvalidParameter("temperature", "must be 0 (greedy) or between 0.1 and 2.0")
     except InvalidParameter as error:
         raise InvalidInput(f"{error.field} {error.message}.", field=_joined(path, error.field)) from None
+    return params
+
+
+_SAMPLING_NAMES = tuple(name for name in SamplingParams.__struct_fields__ if name in Parameters.__struct_fields__)
 
 
 def _first(*values: Any) -> Any:
@@ -248,7 +256,8 @@ def _refuse_async(asked: bool) -> None:
         raise InvalidInput("Asynchronous jobs are not available yet.", field="async")
 
 
-def _convert(data: Any, kind: type[T], path: str) -> T:
+def convert(data: Any, kind: type[T], path: str) -> T:
+    """The body, or the part of it at `path`, as a Struct. Raises InvalidInput that names the field."""
     try:
         return msgspec.convert(data, kind, strict=True)
     except msgspec.ValidationError as error:

@@ -6,7 +6,7 @@ import msgspec
 
 from engine.messages import Generate, RequestEvent
 
-Kind = Literal["infer", "batch_infer", "stream_infer"]
+Kind = Literal["infer", "batch_infer", "stream_infer", "chat_completions", "completions"]
 
 
 class Job(msgspec.Struct, frozen=True):

@@ -22,6 +22,8 @@ class RequestRecord(models.Model):
         INFER = "infer"
         BATCH = "batch_infer"
         STREAM = "stream_infer"
+        CHAT_COMPLETIONS = "chat_completions"
+        COMPLETIONS = "completions"
 
     request_id = models.CharField(max_length=64, db_index=True)
     item = models.PositiveIntegerField(default=0)

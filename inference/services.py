@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -12,13 +12,13 @@ from accounts import budgets
 from accounts.caller import Caller
 from common.direct_body import DirectBody
 from common.errors import ApiError, InvalidInput, ModelNotFound
-from engine.messages import Generate
+from engine.messages import Finished, Generate
 from inference.bodies import BatchRequest, InferRequest, Prompt
 from inference.calls import Call
 from inference.gateway import Gateway, gateway
 from inference.messages import Kind
 from inference.results import figures, result
-from inference.sse import EventStream
+from inference.sse import EventStream, InferLines, Lines
 from inference.token_bound import most_tokens
 from models_mgmt.models import Model
 from models_mgmt.selectors import aresolve_model, forget_models
@@ -57,7 +57,7 @@ async def with_model(name: str | None, work: Callable[[Model], Awaitable[T]]) ->
 def check_fits(model: Model, prompt: Prompt) -> None:
     """Raise InvalidInput for what the model's row alone tells it can't do; the engine checks the rest."""
     context = model.context_length
-    if context is not None and prompt.params.max_tokens >= context:
+    if context is not None and prompt.params.max_tokens >= context and not prompt.fills_context:
         details = {"max_tokens": prompt.params.max_tokens, "context_length": context}
         raise InvalidInput("max_tokens must leave room in the model's context.", field="max_tokens", details=details)
     if model.type == Model.Type.BASE and model.source_kind != Model.SourceKind.ECHO:
@@ -98,9 +98,54 @@ async def stream_infer(*, request: InferRequest, origin: Origin, body: DirectBod
         except BaseException:
             road.close(call)
             raise
-        return EventStream(road, call, request_id=origin.request_id, started_at=started_at, body=body)
+        lines = InferLines(call, request_id=origin.request_id, started_at=started_at)
+        return EventStream(road, [call], lines, body=body)
 
     return await with_model(request.model, start)
+
+
+async def complete(
+    *, model_name: str, prompts: Sequence[Prompt], seconds: float, origin: Origin
+) -> tuple[Model, list[Finished]]:
+    """Run several completions to their ends, in one job; the first that fails fails all. Raises ApiError."""
+    road = gateway()
+
+    async def run(model: Model) -> tuple[Model, list[Finished]]:
+        for prompt in prompts:
+            check_fits(model, prompt)
+        calls = await _submit(road, model, prompts, origin, seconds=seconds, stream=False)
+        try:
+            return model, [await call.result() for call in calls]
+        finally:
+            road.close(*calls)
+
+    return await with_model(model_name, run)
+
+
+async def stream_completions(
+    *,
+    model_name: str,
+    prompts: Sequence[Prompt],
+    seconds: float,
+    origin: Origin,
+    lines: Callable[[Model], Lines],
+    body: DirectBody | None = None,
+) -> EventStream:
+    """`complete` as a stream of `lines`, which begins as that of `stream_infer` does. Raises ApiError."""
+    road = gateway()
+
+    async def start(model: Model) -> EventStream:
+        for prompt in prompts:
+            check_fits(model, prompt)
+        calls = await _submit(road, model, prompts, origin, seconds=seconds, stream=True)
+        try:
+            await asyncio.gather(*(call.accepted(settings.SSE_KEEP_ALIVE_SECONDS) for call in calls))
+        except BaseException:
+            road.close(*calls)
+            raise
+        return EventStream(road, calls, lines(model), body=body)
+
+    return await with_model(model_name, start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +223,7 @@ def _described(error: ApiError, index: int) -> dict[str, Any]:
 
 
 async def _submit(
-    road: Gateway, model: Model, prompts: list[Prompt], origin: Origin, *, seconds: float, stream: bool
+    road: Gateway, model: Model, prompts: Sequence[Prompt], origin: Origin, *, seconds: float, stream: bool
 ) -> list[Call]:
     _, _, goes_first = settings.TIERS[origin.caller.tier]
     requests = [
@@ -191,12 +236,14 @@ async def _submit(
             raw=prompt.raw or (model.type == Model.Type.BASE and prompt.messages is None),
             priority=1 if goes_first else 0,
             stream=stream,
+            fills_context=prompt.fills_context,
             cache_salt="" if settings.SHARED_PREFIX_CACHE else _cache_owner(origin.caller),
         )
         for prompt in prompts
     ]
     ids = [request.request_id for request in requests]
-    budgeted = await _reserve(origin, dict(zip(ids, map(most_tokens, prompts), strict=True)), seconds)
+    bounds = [most_tokens(prompt, model.context_length) for prompt in prompts]
+    budgeted = await _reserve(origin, dict(zip(ids, bounds, strict=True)), seconds)
     try:
         return await road.submit(
             requests,

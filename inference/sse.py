@@ -1,9 +1,9 @@
-"""A call as Server-Sent Events."""
+"""Calls as Server-Sent Events."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Protocol
 
 import msgspec
 from django.conf import settings
@@ -21,24 +21,36 @@ _encoder = msgspec.json.Encoder()
 _LINE_ENDS = ((b"\xc2\x85", b"\\u0085"), (b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"))
 
 
-class EventStream:
-    """Yields the events of a call; each chunk holds everything that has come in since the last one.
+class Lines(Protocol):
+    """What a door writes for the events of its calls, which are counted from 0."""
 
-    With `body`, a delta goes straight into the response's body while the client keeps up, and only the rest is yielded.
-    The call is closed with the stream, also when the client leaves before the first chunk is asked for.
+    def opening(self) -> bytes:
+        """What goes before everything else; maybe nothing."""
+
+    def line(self, index: int, event: Event) -> bytes: ...
+
+    def closing(self) -> bytes:
+        """What goes after the good end of all calls; maybe nothing."""
+
+
+class EventStream:
+    """Yields the events of calls; each chunk holds everything that has come in since the last one.
+
+    With `body`, a delta of a lone call goes straight into the response's body while the client keeps up, and only the
+    rest is yielded. The first call that fails ends the stream. The calls are closed with the stream, also when the
+    client leaves before the first chunk is asked for.
     """
 
     def __init__(
-        self, gateway: Gateway, call: Call, *, request_id: str, started_at: float, body: DirectBody | None = None
+        self, gateway: Gateway, calls: Sequence[Call], lines: Lines, *, body: DirectBody | None = None
     ) -> None:
         self._gateway = gateway
-        self._call = call
-        self._request_id = request_id
-        self._started_at = started_at
-        self._position = 0
+        self._calls = tuple(calls)
+        self._lines = lines
         self._body = body
         self._written = False
         self._loop = asyncio.get_running_loop()
+        self._waits: dict[int, asyncio.Task[list[Event]]] = {}
         self._chunks = self._generate()
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -47,43 +59,81 @@ class EventStream:
     def close(self) -> None:
         """For the response's end, which Django may tell from a thread."""
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._gateway.close, self._call)
+            self._loop.call_soon_threadsafe(self._gateway.close, *self._calls)
 
     async def _generate(self) -> AsyncIterator[bytes]:
         try:
-            self._call.shortcut = self._write if self._body is not None else None
-            ended = False
-            while not ended:
+            opening = self._lines.opening()
+            if opening:
+                yield opening
+            if len(self._calls) == 1 and self._body is not None:
+                self._calls[0].shortcut = self._write
+            left = set(range(len(self._calls)))
+            while left:
                 self._written = False
-                events = await self._call.drain(settings.SSE_KEEP_ALIVE_SECONDS)
+                events = await self._drained(left)
                 if events:
-                    yield b"".join(map(self._line, events))
-                    ended = not isinstance(events[-1], Delta)
+                    yield b"".join([self._lines.line(index, event) for index, event in events])
+                    if any(isinstance(event, Failed) for _, event in events):
+                        return
+                    left -= {index for index, event in events if not isinstance(event, Delta)}
                 elif not self._written:
                     yield KEEP_ALIVE
+            closing = self._lines.closing()
+            if closing:
+                yield closing
         finally:
-            self._call.shortcut = None
-            self._gateway.close(self._call)
+            for wait in self._waits.values():
+                wait.cancel()
+            self._calls[0].shortcut = None
+            self._gateway.close(*self._calls)
+
+    async def _drained(self, left: set[int]) -> list[tuple[int, Event]]:
+        """What has come in for the calls that have not ended, after waiting for something; empty if nothing came."""
+        seconds = settings.SSE_KEEP_ALIVE_SECONDS
+        if len(self._calls) == 1:
+            return [(0, event) for event in await self._calls[0].drain(seconds)]
+        for index in left - self._waits.keys():
+            self._waits[index] = asyncio.create_task(self._calls[index].drain())
+        done, _ = await asyncio.wait(self._waits.values(), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        ready = [index for index, wait in self._waits.items() if wait in done]
+        return [(index, event) for index in ready for event in self._waits.pop(index).result()]
 
     def _write(self, event: Delta) -> bool:
         """The call offers a delta only while `_generate` waits: all that came before is in the body already."""
         body = self._body
         if body is None or not body.is_open:
             return False
-        body.write(self._line(event))
+        body.write(self._lines.line(0, event))
         self._written = True
         return True
 
-    def _line(self, event: Event) -> bytes:
+
+class InferLines:
+    """The lines of section 3.3."""
+
+    def __init__(self, call: Call, *, request_id: str, started_at: float) -> None:
+        self._call = call
+        self._request_id = request_id
+        self._started_at = started_at
+        self._position = 0
+
+    def opening(self) -> bytes:
+        return b""
+
+    def closing(self) -> bytes:
+        return b""
+
+    def line(self, index: int, event: Event) -> bytes:
         if isinstance(event, Delta):
             line = b'data: {"token": %b, "position": %d, "is_complete": false}\n\n' % (
-                _encode(event.text),
+                encoded(event.text),
                 self._position,
             )
             self._position += 1
             return line
         if isinstance(event, Finished):
-            return b"data: %b\n\n" % _encode(self._last(event))
+            return b"data: %b\n\n" % encoded(self._last(event))
         return error_event(event, self._request_id)
 
     def _last(self, end: Finished) -> dict[str, Any]:
@@ -101,7 +151,8 @@ class EventStream:
         }
 
 
-def _encode(value: Any) -> bytes:
+def encoded(value: Any) -> bytes:
+    """JSON for one line of a stream."""
     data = _encoder.encode(value)
     if not data.isascii():
         for raw, escaped in _LINE_ENDS:
@@ -111,4 +162,4 @@ def _encode(value: Any) -> bytes:
 
 def error_event(event: Failed, request_id: str) -> bytes:
     """The section 8.1 body, after the answer's status has gone out."""
-    return b"event: error\ndata: %b\n\n" % _encode(failure(error_of(event), request_id))
+    return b"event: error\ndata: %b\n\n" % encoded(failure(error_of(event), request_id))

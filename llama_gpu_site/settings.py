@@ -220,7 +220,18 @@ SPECTACULAR_SETTINGS = {
     "SCHEMA_PATH_PREFIX": "/api/v1",
     "TAGS": [
         {"name": name}
-        for name in ("Inference", "Models", "Plugins", "System", "Authentication", "Users", "Keys", "Audit", "Health")
+        for name in (
+            "Inference",
+            "OpenAI-compatible",
+            "Models",
+            "Plugins",
+            "System",
+            "Authentication",
+            "Users",
+            "Keys",
+            "Audit",
+            "Health",
+        )
     ],
     # Not the usual hook: choices stay where they are used, since shared enum components would clash.
     "POSTPROCESSING_HOOKS": ["common.json_schema.as_openapi_3_0"],

@@ -20,6 +20,7 @@ api: list[URLPattern | URLResolver] = [
 urlpatterns = [
     path("", include("monitoring.urls")),
     path("api/v1/", include(api)),
+    path("v1/", include("inference.openai_door.urls")),
     path("admin/login/", throttled(admin.site.login)),
     path("admin/", admin.site.urls),
 ]

@@ -73,6 +73,10 @@ MATRIX: dict[str, Row] = {
     "POST /api/v1/infer": Row("write"),
     "POST /api/v1/batch_infer": Row("write"),
     "POST /api/v1/stream_infer": Row("write"),
+    "GET /v1/models": Row("read"),
+    "GET /v1/models/{model_id}": Row("read", objects=SHARED),
+    "POST /v1/chat/completions": Row("write"),
+    "POST /v1/completions": Row("write"),
     # models
     "GET /api/v1/models": Row("read"),
     "POST /api/v1/models": Row("admin"),

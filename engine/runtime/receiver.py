@@ -3,6 +3,8 @@
 import logging
 import threading
 
+import msgspec
+
 from engine.framing import FrameReceiver
 from engine.messages import Abort, Command, Failed, Generate, Shutdown
 from engine.params import InvalidParameter
@@ -49,7 +51,7 @@ class CommandReceiver:
             prompt = self._tokenizer.encode(request)
             if max(prompt) >= self._vocab_size:
                 raise RequestRefused("INFERENCE_FAILED", "the model has no embedding for a token of this prompt")
-            self._check_context(request, len(prompt))
+            request = self._fitted(request, len(prompt))
         except InvalidParameter as error:
             return Failed(request.request_id, "INVALID_INPUT", error.message, {"field": error.field})
         except RequestRefused as error:
@@ -59,8 +61,12 @@ class CommandReceiver:
             return Failed(request.request_id, "INFERENCE_FAILED", "the prompt can't be tokenised")
         return Sequence(request, prompt, Detokenizer(self._tokenizer.decode, request.params.stop))
 
-    def _check_context(self, request: Generate, prompt_tokens: int) -> None:
+    def _fitted(self, request: Generate, prompt_tokens: int) -> Generate:
+        """The request with as many tokens as it may have. Raises RequestRefused when the context is too short."""
         limit = self._context_length
+        if request.fills_context and prompt_tokens < limit:
+            most = min(request.params.max_tokens, limit - prompt_tokens)
+            return msgspec.structs.replace(request, params=msgspec.structs.replace(request.params, max_tokens=most))
         if prompt_tokens + request.params.max_tokens > limit:
             field = "max_tokens" if prompt_tokens < limit else "messages" if request.messages else "text"
             raise RequestRefused(
@@ -72,3 +78,4 @@ class CommandReceiver:
                 max_tokens=request.params.max_tokens,
                 context_length=limit,
             )
+        return request

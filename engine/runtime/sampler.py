@@ -4,6 +4,8 @@ Sampling inverts the cumulative distribution at one uniform number per token, dr
 a seeded completion is the same whatever else is in the batch.
 """
 
+from collections import Counter
+
 import torch
 
 from engine.runtime.runner import RequestRefused
@@ -33,17 +35,29 @@ def sample(logits: torch.Tensor, sequences: list[Sequence]) -> list[int | Reques
 
 
 def _penalise(logits: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
-    """Repetition penalty of CTRL (Keskar et al. 2019): tokens seen get less likely."""
-    if all(sequence.params.repetition_penalty == 1 for sequence in sequences):
+    """Change the scores of tokens that a sequence has already, as its penalties say."""
+    penalised = [row for row, sequence in enumerate(sequences) if _is_penalised(sequence)]
+    if not penalised:
         return logits
     logits = logits.float().clone()
-    for row, sequence in enumerate(sequences):
-        penalty = sequence.params.repetition_penalty
-        if penalty != 1:
+    for row in penalised:
+        sequence = sequences[row]
+        params = sequence.params
+        if params.repetition_penalty != 1:
             seen = torch.tensor(sorted(set(sequence.tokens)), device=logits.device)
-            scores = logits[row, seen]
+            scores, penalty = logits[row, seen], params.repetition_penalty
             logits[row, seen] = torch.where(scores > 0, scores / penalty, scores * penalty)
+        if params.presence_penalty or params.frequency_penalty:
+            counts = Counter(sequence.completion)
+            made = torch.tensor(list(counts), dtype=torch.long, device=logits.device)
+            times = torch.tensor(list(counts.values()), dtype=logits.dtype, device=logits.device)
+            logits[row, made] -= params.presence_penalty + params.frequency_penalty * times
     return logits
+
+
+def _is_penalised(sequence: Sequence) -> bool:
+    params = sequence.params
+    return params.repetition_penalty != 1 or params.presence_penalty != 0 or params.frequency_penalty != 0
 
 
 def _draw(logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:

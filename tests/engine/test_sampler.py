@@ -64,6 +64,26 @@ def test_filters_combine() -> None:
     assert set(_frequencies(top_k=3, top_p=0.99, min_p=0.3)) == {0, 1}
 
 
+def _after(prompt: list[int], completion: list[int], **params: object) -> Sequence:
+    sequence = _sequence(prompt, temperature=0, **params)
+    for token in completion:
+        sequence.append(token, 0.0)
+    return sequence
+
+
+def test_presence_and_frequency_penalties_count_the_completion_alone() -> None:
+    sequences = [
+        _after([0, 0], [3], presence_penalty=2, frequency_penalty=2),  # 0 stands in the prompt: still 2.0
+        _after([3], [0], presence_penalty=0.9),  # 1.1 against the 1.0 of the next
+        _after([3], [0, 0], presence_penalty=0.9),
+        _after([3], [0], presence_penalty=1.1),
+        _after([3], [0], frequency_penalty=0.6),  # 1.4
+        _after([3], [0, 0], frequency_penalty=0.6),  # 0.8
+        _after([3], [2, 2, 2], frequency_penalty=-1),  # 3.0
+    ]
+    assert sample(LOGITS.repeat(len(sequences), 1), sequences) == [0, 0, 0, 1, 0, 1, 2]
+
+
 def test_a_wide_nucleus_over_a_large_flat_vocabulary_reaches_every_token() -> None:
     count, vocabulary = 600, 3000
     sequences = [_sequence(seed=seed, top_p=0.999) for seed in range(count)]

@@ -128,9 +128,9 @@ async def call(endpoint: str, headers: dict[str, str], values: dict[str, str]) -
 
 
 def verdict(status: int, code: str) -> str:
-    if status == 401 and code == "AUTHENTICATION_FAILED":
+    if status == 401 and code in ("AUTHENTICATION_FAILED", "invalid_api_key"):
         return "unknown"
-    if status == 403 and code == "PERMISSION_DENIED":
+    if status == 403 and code in ("PERMISSION_DENIED", "insufficient_permissions"):
         return "forbidden"
     return "fails" if code and (status >= 500 or status in (401, 403, 405, 429)) else "enters"
 

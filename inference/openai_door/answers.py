@@ -1,0 +1,120 @@
+"""What the doors of /v1/ answer: completions whole, and in chunks."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from common.errors import InferenceFailed
+from common.openai_errors import openai_failure
+from engine.messages import Delta, Finished
+from inference.calls import Event, error_of
+from inference.sse import encoded
+from models_mgmt.models import Model
+
+Style = Literal["chat", "text"]
+
+_OBJECTS = {"chat": "chat.completion", "text": "text_completion"}
+_CHUNKS = {"chat": "chat.completion.chunk", "text": "text_completion"}
+_IDS = {"chat": "chatcmpl-", "text": "cmpl-"}
+_DONE = b"data: [DONE]\n\n"
+
+
+def model_body(model: Model) -> dict[str, Any]:
+    """A model as OpenAI's clients know them."""
+    return {"id": model.id, "object": "model", "created": int(model.created_at.timestamp()), "owned_by": "llama-gpu"}
+
+
+def answer(style: Style, *, request_id: str, model: Model, ends: Sequence[Finished], n: int) -> dict[str, Any]:
+    """A whole answer; of the `ends`, each `n` are of one prompt. Raises InferenceFailed for what was cancelled."""
+    return {
+        **_head(style, _OBJECTS[style], request_id, model),
+        "choices": [_choice(style, index, end) for index, end in enumerate(ends)],
+        "usage": _usage(ends, n),
+    }
+
+
+def _choice(style: Style, index: int, end: Finished) -> dict[str, Any]:
+    reason = _finish_reason(end)
+    if style == "chat":
+        message = {"role": "assistant", "content": end.text, "refusal": None}
+        return {"index": index, "message": message, "logprobs": None, "finish_reason": reason}
+    return {"index": index, "text": end.text, "logprobs": None, "finish_reason": reason}
+
+
+class ChunkLines:
+    """The same as a stream: `Lines` of chunks, with the end that OpenAI's clients wait for."""
+
+    def __init__(self, style: Style, *, request_id: str, model: Model, choices: int, n: int, usage: bool) -> None:
+        self._style = style
+        self._head = _head(style, _CHUNKS[style], request_id, model)
+        self._choices = choices
+        self._n = n
+        self._usage = usage
+        self._ends: dict[int, Finished] = {}
+
+    def opening(self) -> bytes:
+        if self._style == "text":
+            return b""
+        first = {"role": "assistant", "content": "", "refusal": None}
+        return b"".join(self._chunk(index, first, None) for index in range(self._choices))
+
+    def line(self, index: int, event: Event) -> bytes:
+        if isinstance(event, Delta):
+            return self._text(index, event.text)
+        if isinstance(event, Finished):
+            try:
+                reason = _finish_reason(event)
+            except InferenceFailed as error:
+                return b"data: %b\n\n" % encoded(openai_failure(error))
+            self._ends[index] = event
+            rest = self._text(index, event.delta) if event.delta else b""
+            return rest + self._chunk(index, {} if self._style == "chat" else {"text": ""}, reason)
+        return b"data: %b\n\n" % encoded(openai_failure(error_of(event)))
+
+    def closing(self) -> bytes:
+        if len(self._ends) < self._choices:
+            return b""  # one was cancelled: the stream has told so, and is not whole
+        if not self._usage:
+            return _DONE
+        ends = [self._ends[index] for index in range(self._choices)]
+        return self._line({"choices": [], "usage": _usage(ends, self._n)}) + _DONE
+
+    def _text(self, index: int, text: str) -> bytes:
+        return self._chunk(index, {"content" if self._style == "chat" else "text": text}, None)
+
+    def _chunk(self, index: int, made: Mapping[str, Any], reason: str | None) -> bytes:
+        body = {"delta": made} if self._style == "chat" else made
+        choice = {"index": index, **body, "logprobs": None, "finish_reason": reason}
+        return self._line({"choices": [choice], "usage": None} if self._usage else {"choices": [choice]})
+
+    def _line(self, fields: Mapping[str, Any]) -> bytes:
+        return b"data: %b\n\n" % encoded({**self._head, **fields})
+
+
+def _head(style: Style, kind: str, request_id: str, model: Model) -> dict[str, Any]:
+    return {
+        "id": _IDS[style] + request_id.removeprefix("req_"),
+        "object": kind,
+        "created": int(time.time()),
+        "model": model.id,
+        "system_fingerprint": None,
+    }
+
+
+def _finish_reason(end: Finished) -> str:
+    if end.finish_reason == "cancelled":
+        raise InferenceFailed("The request was cancelled before its end.")
+    return end.finish_reason
+
+
+def _usage(ends: Sequence[Finished], n: int) -> dict[str, Any]:
+    """A prompt counts once, however many choices were made of it."""
+    prompt = sum(end.prompt_tokens for end in ends[::n])
+    completion = sum(end.completion_tokens for end in ends)
+    cached = sum(end.cached_tokens for end in ends[::n])
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }

@@ -1,0 +1,147 @@
+"""The doors that OpenAI's clients know: /v1/models, /v1/chat/completions, /v1/completions."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import msgspec
+from django.http import HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from rest_framework.request import Request
+
+from accounts.doors import Door
+from common.direct_body import direct_body
+from common.errors import InvalidInput
+from common.request_id import request_id
+from inference import services
+from inference.bodies import Prompt
+from inference.messages import Kind
+from inference.openai_door.answers import ChunkLines, Style, answer, model_body
+from inference.openai_door.bodies import CompletionRequest, parse_chat, parse_completion
+from inference.openai_door.openapi import (
+    OpenAISchema,
+    describe_chat,
+    describe_completion,
+    describe_model,
+    describe_models,
+)
+from inference.services import Origin
+from models_mgmt.models import Model
+from models_mgmt.selectors import aresolve_model, find_models
+
+_encode = msgspec.json.Encoder().encode
+
+
+class ListModels(Door):
+    limit_group = "models"
+    permission = "read"
+    schema = OpenAISchema()
+
+    @describe_models
+    async def get(self, request: Request) -> HttpResponse:
+        """The models that requests may name."""
+        return _json({"object": "list", "data": [model_body(model) async for model in find_models()]})
+
+
+class RetrieveModel(Door):
+    limit_group = "models"
+    permission = "read"
+    schema = OpenAISchema()
+
+    @describe_model
+    async def get(self, request: Request, model_id: str) -> HttpResponse:
+        """One model, by its id or an alias."""
+        return _json(model_body(await aresolve_model(model_id)))
+
+
+class CompletionDoor(Door):
+    """What both kinds of completion have in common."""
+
+    limit_group = "infer"
+    permission = "write"
+    schema = OpenAISchema()
+    kind: ClassVar[Kind]
+    style: ClassVar[Style]
+
+    def parse(self, data: Any) -> CompletionRequest:
+        """Raises InvalidInput."""
+        raise NotImplementedError
+
+    async def _complete(self, request: Request) -> HttpResponseBase:
+        asked = self.parse(request.data)
+        prompts = asked.choices()
+        origin = Origin(caller=self.caller, request_id=request_id.get(), kind=self.kind, headers=self.headers)
+        with _naming(asked):
+            if asked.stream:
+                return await self._stream(asked, prompts, origin)
+            model, ends = await services.complete(
+                model_name=asked.model, prompts=prompts, seconds=asked.seconds, origin=origin
+            )
+        return _json(answer(self.style, request_id=origin.request_id, model=model, ends=ends, n=asked.n))
+
+    async def _stream(self, asked: CompletionRequest, prompts: list[Prompt], origin: Origin) -> StreamingHttpResponse:
+        def lines(model: Model) -> ChunkLines:
+            return ChunkLines(
+                self.style,
+                request_id=origin.request_id,
+                model=model,
+                choices=len(prompts),
+                n=asked.n,
+                usage=asked.include_usage,
+            )
+
+        events = await services.stream_completions(
+            model_name=asked.model,
+            prompts=prompts,
+            seconds=asked.seconds,
+            origin=origin,
+            lines=lines,
+            body=direct_body(getattr(self.request._request, "scope", {})),
+        )
+        return StreamingHttpResponse(
+            events,
+            content_type="text/event-stream",
+            headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+        )
+
+
+class ChatCompletions(CompletionDoor):
+    kind = "chat_completions"
+    style = "chat"
+
+    def parse(self, data: Any) -> CompletionRequest:
+        return parse_chat(data)
+
+    @describe_chat
+    async def post(self, request: Request) -> HttpResponseBase:
+        """Answer a conversation, whole or as a stream of chunks."""
+        return await self._complete(request)
+
+
+class Completions(CompletionDoor):
+    kind = "completions"
+    style = "text"
+
+    def parse(self, data: Any) -> CompletionRequest:
+        return parse_completion(data)
+
+    @describe_completion
+    async def post(self, request: Request) -> HttpResponseBase:
+        """Go on with a text, whole or as a stream of chunks."""
+        return await self._complete(request)
+
+
+@contextmanager
+def _naming(asked: CompletionRequest) -> Iterator[None]:
+    """Let an error name the field as the caller has called it."""
+    try:
+        yield
+    except InvalidInput as error:
+        field = error.details.get("field")
+        if isinstance(field, str):
+            error.details["field"] = asked.field_names.get(field, field)
+        raise
+
+
+def _json(body: dict[str, Any]) -> HttpResponse:
+    return HttpResponse(_encode(body), content_type="application/json")
