@@ -75,10 +75,10 @@ class Message(msgspec.Struct, forbid_unknown_fields=True):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart]
-    refusal: None = None
-    audio: None = None
-    function_call: None = None
-    tool_calls: None = None
+    refusal: Literal[""] | None = None
+    audio: Literal[""] | None = None
+    function_call: Literal[""] | None = None
+    tool_calls: Annotated[list[Any], Meta(max_length=0)] | None = None
     annotations: Annotated[list[Any], Meta(max_length=0)] | None = None
 
 
