@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("inference", "0003_model_totals"),
+        ("inference", "0004_request_stages"),
     ]
 
     operations = [
