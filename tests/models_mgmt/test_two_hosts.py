@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,7 @@ from django.test import override_settings
 from common.event_reader import read_events
 from common.events import ModelLost
 from common.redis import close_async_redis
+from inference.gateway import BEAT_SECONDS
 from tests.inference.conftest import wait_until
 from tests.running_server import MODELS_DIR, ROOT, RunningServer, running_server
 
@@ -30,6 +32,7 @@ SETTINGS = {
     "LLAMA_GPU_RATE_LIMITS": "infer=100000/0,models=100000/0,system=100000/0",
 }
 LOST_SECONDS = 15.0
+LOOK_SECONDS = 2 * BEAT_SECONDS  # until a web process has looked at the workers again
 
 
 class Server:
@@ -117,15 +120,17 @@ def test_requests_go_to_the_less_busy_of_two_replicas(server: Server, tmp_path: 
         assert sorted(places) == ["first/cpu", "second/cpu"]
         assert server.states("twice") == {"first": "loaded", "second": "loaded"}
 
-        answers = [server.start("twice", tokens=300) for _ in range(8)]
-        wait_until(lambda: server.active() == {"first": 4, "second": 4}, 3)
+        time.sleep(LOOK_SECONDS)
+        answers = [server.start("twice", tokens=800) for _ in range(8)]
+        wait_until(lambda: server.active() == {"first": 4, "second": 4}, 8)
         assert [answer.result().status_code for answer in answers] == [200] * 8
 
         server.load("beside", device="second/cpu")
-        beside = [server.start("beside", tokens=400) for _ in range(4)]
-        wait_until(lambda: server.active() == {"first": 0, "second": 4}, 3)
-        answers = [server.start("twice", tokens=300) for _ in range(4)]
-        wait_until(lambda: server.active() == {"first": 4, "second": 4}, 3)
+        beside = [server.start("beside", tokens=1200) for _ in range(4)]
+        wait_until(lambda: server.active() == {"first": 0, "second": 4}, 8)
+        time.sleep(LOOK_SECONDS)
+        answers = [server.start("twice", tokens=800) for _ in range(4)]
+        wait_until(lambda: server.active() == {"first": 4, "second": 4}, 8)
         assert [answer.result().status_code for answer in [*answers, *beside]] == [200] * 8
 
         unloaded = server.call("DELETE", "models/twice/unload?device=second/cpu")
@@ -196,8 +201,10 @@ def test_requests_that_take_all_threads_hold_up_no_load_and_no_unload(server: Se
     server.add("filling", "loaded-meanwhile")
     with worker_of("fifth", server, tmp_path):
         server.load("filling", device="fifth/cpu")
-        answers = [server.start("filling", tokens=6000) for _ in range(THREADS + 3)]
-        wait_until(lambda: server.active()["fifth"] == THREADS and queued(server, "fifth") == 3)
+        running = [server.start("filling", tokens=6000) for _ in range(THREADS)]
+        wait_until(lambda: server.active()["fifth"] == THREADS)
+        waiting = [server.start("filling", tokens=5) for _ in range(3)]
+        wait_until(lambda: queued(server, "fifth") == 3)
 
         server.load("loaded-meanwhile", device="fifth/cpu")
         assert server.states("loaded-meanwhile") == {"fifth": "loaded"}
@@ -205,8 +212,10 @@ def test_requests_that_take_all_threads_hold_up_no_load_and_no_unload(server: Se
         assert unloaded.json()["message"] == "Model unloaded successfully"
 
         assert (server.active()["fifth"], queued(server, "fifth")) == (THREADS, 3)
-        assert not any(answer.done() for answer in answers)
+        assert not any(answer.done() for answer in [*running, *waiting])
         server.call("DELETE", "models/filling/unload?force=true")
+        assert [answer.result().status_code for answer in running] == [500] * THREADS
+        assert [answer.result().status_code for answer in waiting] == [200] * 3  # for which it is loaded again
 
 
 def queued(server: Server, host: str) -> int:
