@@ -21,8 +21,11 @@ from django.db import transaction
 from django.db.models.functions import Now
 
 from accounts.audit import SERVER, Actor, record
+from common.byte_sizes import format_bytes
 from common.errors import ApiError, BackendUnavailable, ModelLoadFailed, ModelNotFound, from_code
+from common.events import ModelLoaded, publish
 from common.redis import async_redis, key
+from engine.messages import Ready
 from models_mgmt.memory_limit import MemoryLimit
 from models_mgmt.models import Deployment, Model
 from models_mgmt.needs import Needs
@@ -81,6 +84,7 @@ def request_load(
     meanwhile; for a request (`origin` is demand) also the error of the last load, if that has failed a moment ago.
     """
     alive = live_workers() if workers is None else workers
+    take_back(alive)
     with transaction.atomic():
         # One placement after the other.
         known = set(Model.objects.select_for_update().order_by("pk").values_list("pk", flat=True))
@@ -225,12 +229,19 @@ def _want(model: Model, options: LoadOptions, quantization: str, placement: Plac
 
 
 def fleet_facts(alive: Iterable[WorkerReport], *, rows: Iterable[Deployment]) -> list[DeviceFacts]:
-    """What placement needs to know of the workers that take work. Loads that have not begun yet keep their room."""
+    """What placement needs to know of the workers that take work.
+
+    Until a model is loaded, it keeps the room that it was promised, less what its engine has taken of it by now.
+    """
+    workers = tuple(alive)
     promised: dict[str, int] = defaultdict(int)
     for row in rows:
-        if row.state == State.REQUESTED:
+        if row.state in {State.REQUESTED, State.LOADING}:
+            worker = _worker_of(row, workers)
+            report = worker.deployment(row.model_id) if worker else None
             for device in set(row.devices):
-                promised[f"{row.host}/{device}"] += row.estimated_bytes // len(set(row.devices))
+                taken = report.device_bytes.get(device, 0) if report else 0
+                promised[f"{row.host}/{device}"] += max(0, row.share_bytes - taken)
     pinned = {row.model_id for row in rows if row.model.pinned}
     return [
         DeviceFacts(
@@ -253,7 +264,7 @@ def fleet_facts(alive: Iterable[WorkerReport], *, rows: Iterable[Deployment]) ->
                 if item.state == "loaded" and item.ready is not None
             ),
         )
-        for worker in alive
+        for worker in workers
         if not worker.draining and worker.memory is not None
     ]
 
@@ -338,6 +349,33 @@ async def _outcome(place_name: str, ticket: str) -> int | None:
 
 
 # ---------------------------------------------------------------- both
+
+
+def take_back(alive: Iterable[WorkerReport]) -> None:
+    """Call what is lost no longer so, where its worker has only been silent for a while and holds the model still."""
+    for row in Deployment.objects.filter(state=State.LOST):
+        worker = _worker_of(row, alive)
+        report = worker.deployment(row.model_id) if worker else None
+        if report is None or report.state not in {"loading", "loaded"}:
+            continue
+        still = Deployment.objects.filter(pk=row.pk, state=State.LOST)
+        if still.update(state=report.state, error="", changed_at=Now()):
+            logger.warning("%s is there again", row)
+            if report.ready is not None:
+                publish(_loaded_again(row, report.ready))
+
+
+def _loaded_again(row: Deployment, ready: Ready) -> ModelLoaded:
+    return ModelLoaded(
+        model=row.model_id,
+        host=row.host,
+        device=row.device,
+        backend=ready.backend,
+        quantization=ready.quantization,
+        memory_usage=format_bytes(ready.memory_bytes),
+        memory_usage_bytes=ready.memory_bytes,
+        load_time=row.load_time or 0.0,
+    )
 
 
 def send(task: str, row: Deployment, *arguments: object) -> None:

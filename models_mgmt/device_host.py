@@ -70,6 +70,8 @@ class DeviceHost:
         self._changed = changed
         self._pool = EnginePool(self, on_events=on_events)
         self._told: dict[str, tuple[float, float, str]] = {}
+        self._room = threading.Lock()
+        self._let_in: dict[str, int] = {}  # bytes for each load that was found to fit
         identity = worker()
         self._host, self._device = identity.host, identity.device
 
@@ -166,6 +168,7 @@ class DeviceHost:
 
     def loaded(self, model_id: str, ready: Ready, seconds: float) -> None:
         self._told.pop(model_id, None)
+        self._let_in.pop(model_id, None)
         self._write(
             model_id,
             only=(State.REQUESTED, State.LOADING, State.LOST),
@@ -190,6 +193,7 @@ class DeviceHost:
 
     def failed(self, model_id: str, error: ApiError) -> None:
         self._told.pop(model_id, None)
+        self._let_in.pop(model_id, None)
         self._changed()
         if isinstance(error, _NotLoaded | ModelNotFound):
             return
@@ -260,10 +264,14 @@ class DeviceHost:
             self._write(row.model_id, only=(State.LOADING,), estimated_bytes=row.estimated_bytes)
         if len(set(row.devices)) > 1:
             return  # the engine looks at each of its devices
-        free = self.memory().free_bytes
+        with self._room:
+            self._let_in[row.model_id] = self._take_room(row, needs.least(kind))
+
+    def _take_room(self, row: Deployment, least: int) -> int:
+        """How much a load gets of what no other load was promised; a little less than it wants, if need be."""
+        free = max(0, self.memory().free_bytes - self._promised(row))
         if row.estimated_bytes <= free:
-            return
-        least = needs.least(kind)
+            return row.estimated_bytes
         if least > free:
             raise InsufficientMemory(
                 f"The model needs {format_bytes(least)}, and {format_bytes(free)} are free.",
@@ -277,6 +285,26 @@ class DeviceHost:
                 },
             )
         row.max_memory_bytes = min(free, row.max_memory_bytes or free)
+        return row.max_memory_bytes
+
+    def _promised(self, row: Deployment) -> int:
+        """What other loads will still take of this device: those let in already, and those asked for before it."""
+        loading = Deployment.objects.filter(host=self._host, state__in=(State.REQUESTED, State.LOADING))
+        others = [other for other in loading.exclude(pk=row.pk) if self._device in other.devices]
+        reports = {(self._device, report.model_id): report for report in self._pool.reports()}
+        if any(other.device != self._device for other in others):  # over several devices, by another worker
+            for worker in live_workers():
+                if worker.host == self._host and worker.device != self._device:
+                    reports |= {(worker.device, report.model_id): report for report in worker.deployments}
+        promised = 0
+        for other in others:
+            let_in = self._let_in.get(other.model_id) if other.device == self._device else None
+            if let_in is None and (other.requested_at, other.pk) > (row.requested_at, row.pk):
+                continue
+            report = reports.get((other.device, other.model_id))
+            taken = report.device_bytes.get(self._device, 0) if report else 0
+            promised += max(0, (other.share_bytes if let_in is None else let_in) - taken)
+        return promised
 
     def _unload(self, model_id: str, *, reason: str, force: bool = False, only_if_idle_for: float | None) -> int | None:
         freed = self._pool.unload(model_id, force=force, only_if_idle_for=only_if_idle_for)

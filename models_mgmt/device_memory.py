@@ -44,6 +44,20 @@ def process_bytes(pid: int) -> int:
         return 0
 
 
+def bytes_taken(device: str, pid: int) -> int:
+    """What a process has taken of a device by now, files that it only reads left out; 0 when nobody can tell.
+
+    In a container the driver may not know our processes by their numbers.
+    """
+    if device.startswith("cuda"):
+        return _gpu_process(device, pid)
+    try:
+        memory = psutil.Process(pid).memory_info()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return 0
+    return max(0, int(memory.rss) - int(getattr(memory, "shared", 0)))
+
+
 def gpu_bytes_used(devices: Iterable[str]) -> int:
     """What is taken of these GPUs' memory, by whomever."""
     return sum(total - free for total, free in (_gpu(device) for device in set(devices)))
@@ -96,6 +110,18 @@ def _gpu(device: str) -> tuple[int, int]:
         logger.warning("the memory of %s can't be read: %s", device, error)
         return 0, 0
     return int(info.total), int(info.free)
+
+
+def _gpu_process(device: str, pid: int) -> int:
+    try:
+        pynvml.nvmlInit()
+        try:
+            running = pynvml.nvmlDeviceGetComputeRunningProcesses(_handle(int(device.removeprefix("cuda"))))
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return 0
+    return sum(int(process.usedGpuMemory or 0) for process in running if process.pid == pid)
 
 
 def _handle(index: int) -> "pynvml.c_nvmlDevice_t":

@@ -292,14 +292,15 @@ class EnginePool:
         if engine is not None and engine.state in {"loaded", "unloading"}:
             return engine.report()
         if load is not None:
-            pid = engine.report().pid if engine is not None else None
+            started = engine.report() if engine is not None else None
             return DeploymentReport(
                 model_id=model_id,
                 state="loading",
-                pid=pid,
+                pid=started.pid if started else None,
                 progress=load.progress,
                 stage=load.stage,
                 error=death,
+                device_bytes=started.device_bytes if started else {},
             )
         if failure is None and engine is not None:  # dead, and about to be started again
             return DeploymentReport(model_id=model_id, state="loading", stage="wait", error=death)

@@ -9,7 +9,7 @@ from common import metric_catalogue as counted
 from common.errors import ApiError, InferenceFailed, from_code
 from engine.client import EngineClient, EngineGone, EngineStartError
 from engine.messages import EngineConfig, Failed, Finished, Generate, Loading, Ready, RequestEvent, Step
-from models_mgmt.device_memory import gpu_bytes_freed, gpu_bytes_used, process_bytes
+from models_mgmt.device_memory import bytes_taken, gpu_bytes_freed, gpu_bytes_used, process_bytes
 from models_mgmt.presence import DeploymentReport, DeploymentState
 
 logger = logging.getLogger(__name__)
@@ -156,6 +156,15 @@ class Engine:
     def memory_bytes(self) -> int:
         return self._ready.memory_bytes if self._ready else 0
 
+    def bytes_by_device(self) -> dict[str, int]:
+        """What it holds of each device: measured from outside while it loads, then what it measured itself."""
+        if self._ready is not None:
+            return {self._devices[0]: self._ready.memory_bytes} if self.state != "failed" else {}
+        pid = self._client.pid
+        if pid is None or self.state == "failed":
+            return {}
+        return {device: bytes_taken(device, pid) for device in set(self._devices)}
+
     def report(self, progress: float = 0.0, stage: str = "") -> DeploymentReport:
         loaded = self.state in {"loaded", "unloading"}
         return DeploymentReport(
@@ -174,12 +183,16 @@ class Engine:
             error_code=self.error.code if self.error else "",
             loaded_at=self._loaded_at,
             tokens_per_second=self._speed,
+            device_bytes=self.bytes_by_device(),
         )
 
     @property
+    def _devices(self) -> tuple[str, ...]:
+        return tuple(name.replace(":", "") for name in self.config.devices or (self.config.device,))
+
+    @property
     def _gpus(self) -> tuple[str, ...]:
-        devices = self.config.devices or (self.config.device,)
-        return tuple(name.replace(":", "") for name in devices if name.startswith("cuda"))
+        return tuple(name for name in self._devices if name.startswith("cuda"))
 
     def _idle_seconds(self) -> float:
         return 0.0 if self._running else time.monotonic() - self._used_since

@@ -140,3 +140,8 @@ class Deployment(models.Model):
     @property
     def is_wanted(self) -> bool:
         return self.state in self.WANTED
+
+    @property
+    def share_bytes(self) -> int:
+        """What each of its devices was expected to give."""
+        return self.estimated_bytes // max(1, len(set(self.devices)))

@@ -30,8 +30,9 @@ class DeploymentReport(msgspec.Struct, frozen=True):
     `progress` goes from 0 to 1 while it loads, `stage` says at what it is. `running`, `waiting` and `kv_used` (share of
     the KV cache, 0 to 1) are those after the engine's last step. `in_flight` counts the requests the worker has taken
     and not ended, `idle_seconds` the time since the last of them. `tokens_per_second` is the decode speed of one
-    request, averaged over the last ones. Times are Unix seconds. `error` is why it failed; while it loads, why the
-    engine before it ended, if nobody had told it to.
+    request, averaged over the last ones. `device_bytes` is what its engine holds by now of each device that it lies on,
+    also while it loads. Times are Unix seconds. `error` is why it failed; while it loads, why the engine before it
+    ended, if nobody had told it to.
     """
 
     model_id: str
@@ -49,6 +50,7 @@ class DeploymentReport(msgspec.Struct, frozen=True):
     error_code: str = ""
     loaded_at: float | None = None
     tokens_per_second: float | None = None
+    device_bytes: dict[str, int] = {}
 
 
 class WorkerReport(msgspec.Struct, frozen=True):

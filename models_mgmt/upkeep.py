@@ -7,7 +7,8 @@ from django.conf import settings
 from django.db.models.functions import Now
 
 from common.events import ModelLost, publish
-from models_mgmt.deployments import LOAD_TASK, request_unload, send
+from common.redis import key, sync_redis
+from models_mgmt.deployments import LOAD_TASK, request_unload, send, take_back
 from models_mgmt.models import Deployment
 from models_mgmt.presence import live_workers
 
@@ -16,14 +17,24 @@ logger = logging.getLogger(__name__)
 State = Deployment.State
 # A worker takes up a load at once; one that still waits after this has been lost on its way.
 _FORGOTTEN = timedelta(seconds=10)
+# For how many looks it is remembered that a worker was missed: some may be late.
+_MISSED_LOOKS = 5
 _LOST = "Its worker was lost."
 
 
 def mark_lost() -> None:
-    """Deployments of workers that are gone. A worker that comes back loads again what was asked for."""
-    alive = {(worker.host, worker.device) for worker in live_workers()}
-    for row in Deployment.objects.filter(state__in=(*Deployment.WANTED, State.UNLOADING)):
-        if (row.host, row.device) in alive:
+    """Deployments of workers that are gone; one that was only silent for a while has them back.
+
+    A worker is gone when it is missed at two looks, one after the other. One that is started anew loads again what was
+    asked for.
+    """
+    workers = live_workers()
+    take_back(workers)
+    alive = {(worker.host, worker.device) for worker in workers}
+    rows = Deployment.objects.filter(state__in=(*Deployment.WANTED, State.UNLOADING))
+    gone = _missed_twice({(row.host, row.device) for row in rows} - alive, back=alive)
+    for row in rows:
+        if (row.host, row.device) not in gone:
             continue
         still = Deployment.objects.filter(pk=row.pk, state=row.state)
         if still.update(state=State.LOST, error=_LOST, changed_at=Now()):
@@ -31,10 +42,21 @@ def mark_lost() -> None:
             publish(ModelLost(model=row.model_id, host=row.host, device=row.device, error=_LOST))
 
 
+def _missed_twice(missing: set[tuple[str, str]], *, back: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Those of the missing workers that were missing at the last look, too."""
+    names = {place: key("worker-missed", *place) for place in missing | back}
+    client = sync_redis()
+    if found := [names[place] for place in back]:
+        client.delete(*found)
+    expiry = max(1, round(_MISSED_LOOKS * settings.UPKEEP_SECONDS))
+    return {place for place in missing if not client.set(names[place], 1, nx=True, ex=expiry)}
+
+
 def send_again() -> None:
     """Loads whose message was lost with the broker. To load what is loaded does nothing."""
     for row in Deployment.objects.filter(state=State.REQUESTED, changed_at__lt=Now() - _FORGOTTEN):
-        send(LOAD_TASK, row, row.pk)
+        if Deployment.objects.filter(pk=row.pk, state=State.REQUESTED).update(changed_at=Now()):
+            send(LOAD_TASK, row, row.pk)
 
 
 def unload_idle() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import kombu.exceptions
+import msgspec
 import pytest
 from asgiref.sync import sync_to_async
 from django.db.models.functions import Now
@@ -12,14 +13,16 @@ from pytest_django import Settings
 
 from common.errors import BackendUnavailable, InsufficientMemory, ModelLoadFailed
 from common.event_reader import read_events
-from common.events import ModelLost
+from common.events import ModelLoaded, ModelLost
 from common.redis import sync_redis
 from engine.messages import Ready
 from models_mgmt import deployments, upkeep
 from models_mgmt.deployments import LOAD_TASK, UNLOAD_TASK, LoadOptions, demand, load, request_load, unload
 from models_mgmt.device_memory import DeviceMemory
 from models_mgmt.models import Deployment, Model
-from models_mgmt.presence import DeploymentReport, WorkerReport, announce, queue_name
+from models_mgmt.placement import Asked
+from models_mgmt.placement import place as place_all
+from models_mgmt.presence import DeploymentReport, WorkerReport, announce, queue_name, withdraw
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -149,6 +152,26 @@ def test_models_that_are_about_to_be_loaded_keep_their_room(model: Model, sent: 
     assert another.pk not in {held.model_id for held in facts[0].held}
 
 
+@pytest.mark.parametrize(("state", "taken"), [(State.REQUESTED, 0), (State.LOADING, 0), (State.LOADING, 5 * GB)])
+def test_a_second_model_goes_elsewhere_while_the_first_one_is_being_loaded(
+    model: Model, sent: Sent, state: str, taken: int
+) -> None:
+    announced("a/cuda0", free=16 * GB)
+    (row,) = request_load(model, LoadOptions()).deployments
+    settle(row, state, estimated_bytes=12 * GB)
+    loading = DeploymentReport(model_id="m", state="loading", device_bytes={"cuda0": taken})
+    workers = [
+        msgspec.structs.replace(announced("a/cuda0", free=16 * GB - taken), deployments=(loading,)),
+        announced("a/cuda1", free=16 * GB),
+    ]
+
+    facts = deployments.fleet_facts(workers, rows=Deployment.objects.select_related("model"))
+
+    assert [fact.room for fact in facts] == [4 * GB, 16 * GB]
+    (placement,) = place_all(Asked("n", needs=lambda kind: 12 * GB), facts)
+    assert placement.device == "cuda1"
+
+
 def test_without_a_worker_nothing_is_loaded(model: Model, sent: Sent) -> None:
     with pytest.raises(BackendUnavailable, match="No worker"):
         request_load(model, LoadOptions())
@@ -208,7 +231,8 @@ async def test_a_load_ends_with_its_worker(model: Model, sent: Sent, settings: S
     loading = asyncio.ensure_future(load(model, LoadOptions()))
     await until(lambda: bool(sent))
     await asyncio.sleep(0.3)
-    await sync_to_async(upkeep.mark_lost)()
+    for _ in range(2):
+        await sync_to_async(upkeep.mark_lost)()
 
     with pytest.raises(ModelLoadFailed, match="worker was lost"):
         await loading
@@ -283,11 +307,54 @@ def test_deployments_of_a_lost_worker_are_called_lost_and_told_of(model: Model, 
 
     sync_redis().flushdb()
     upkeep.mark_lost()
+    row.refresh_from_db()
+    assert row.state == State.LOADED  # missed once
+    upkeep.mark_lost()
     upkeep.mark_lost()
 
     row.refresh_from_db()
     assert (row.state, row.error) == (State.LOST, "Its worker was lost.")
     assert asyncio.run(_events()) == [ModelLost(model="m", host="a", device="cpu", error="Its worker was lost.")]
+
+
+def test_a_worker_missed_now_and_then_is_not_lost(model: Model, sent: Sent) -> None:
+    worker = announced()
+    (row,) = request_load(model, LoadOptions()).deployments
+    settle(row, State.LOADED)
+    for _ in range(2):
+        withdraw(worker)
+        upkeep.mark_lost()
+        announce(worker)
+        upkeep.mark_lost()
+    row.refresh_from_db()
+    assert row.state == State.LOADED
+
+
+@pytest.mark.parametrize("state", ["loading", "loaded"])
+def test_what_a_worker_held_all_the_while_is_its_own_again(
+    model: Model, sent: Sent, clean_redis: str, state: str
+) -> None:
+    worker = announced(loaded={"m": 0.0}, state=state)
+    (row,) = request_load(model, LoadOptions()).deployments
+    settle(row, State.LOST, error="Its worker was lost.")
+
+    upkeep.mark_lost()
+
+    row.refresh_from_db()
+    assert (row.state, row.error) == (state, "")
+    assert [type(event) for event in asyncio.run(_events())] == [ModelLoaded]
+    withdraw(worker)
+
+
+def test_a_model_that_is_lost_by_mistake_only_is_not_loaded_twice(model: Model, sent: Sent) -> None:
+    announced("a/cpu")
+    (row,) = request_load(model, LoadOptions()).deployments
+    settle(row, State.LOST)
+    announced("a/cpu", free=GB, loaded={"m": 0.0})
+    announced("b/cpu", free=2 * GB)
+
+    assert request_load(model, LoadOptions()).ids == ()
+    assert Deployment.objects.count() == len(sent) == 1
 
 
 def test_a_load_whose_message_was_lost_is_sent_again(model: Model, sent: Sent, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -287,6 +287,16 @@ def test_an_engine_killed_while_it_loads_fails_the_load(pool: EnginePool, monkey
     assert pool.get("echo", retry=True).state == "loaded"
 
 
+def test_a_load_tells_what_its_process_has_taken_by_now(pool: EnginePool) -> None:
+    outcome = in_thread(lambda: pool.get("echo"))
+    wait_for(lambda: bool(pool.reports()) and pool.reports()[0].pid is not None)
+    taken = 0
+    while (report := pool.reports()[0]).state == "loading":
+        taken = max(taken, report.device_bytes["cpu"])
+    assert taken > 1024**2
+    assert outcome.get(timeout=10).state == "loaded"
+
+
 def test_an_unload_ends_the_process_and_measures_what_that_freed(pool: EnginePool) -> None:
     pid = pool.get("echo").report().pid
     assert pid is not None
