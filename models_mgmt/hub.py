@@ -165,7 +165,7 @@ class Hub:
 
     def _fetch_blob(self, snapshot: Snapshot, name: str, blob: Path, on_bytes: Callable[[int], None]) -> None:
         remote = snapshot.files[name]
-        partial = blob.with_name(f"{blob.name}.partial")
+        partial = _partial_of(blob)
         try:
             with partial.open("ab") as file:
                 if file.tell() > remote.size:
@@ -188,7 +188,8 @@ class Hub:
     def _check_disk(self, snapshot: Snapshot, names: list[str]) -> None:
         storage = self._storage(snapshot.repo)
         storage.mkdir(parents=True, exist_ok=True)
-        needed = sum(snapshot.files[name].size for name in names)
+        missing = {snapshot.files[name] for name in names}  # files that are alike are kept once
+        needed = sum(file.size - _bytes_there(storage / "blobs" / file.etag, file.size) for file in missing)
         free = shutil.disk_usage(storage).free
         if free < needed:
             raise SourceError(
@@ -261,6 +262,19 @@ def check_revision(revision: str) -> str:
 
 def _counting_from(before: int, total: int, on_bytes: Callable[[int, int], None]) -> Callable[[int], None]:
     return lambda got: on_bytes(before + got, total)
+
+
+def _bytes_there(blob: Path, size: int) -> int:
+    """How much of a file an earlier download has left."""
+    if blob.exists():
+        return size
+    partial = _partial_of(blob)
+    found = partial.stat().st_size if partial.exists() else 0
+    return found if found <= size else 0
+
+
+def _partial_of(blob: Path) -> Path:
+    return blob.with_name(f"{blob.name}.partial")
 
 
 def _is_full_disk(error: Exception) -> bool:

@@ -308,6 +308,37 @@ def test_too_little_disk_is_told_before_the_download(hub: FakeHub, monkeypatch: 
         prepare(model, no_progress)
 
 
+def test_a_download_that_goes_on_needs_disk_only_for_the_rest(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models_mgmt.sources._REPORT_SECONDS", 0.0)
+    hub.push(REPO, {**model_files(), "tokenizer.json": os.urandom(6 * MIB)})
+    model = registered()
+
+    def stop(stage: str, share: float) -> None:
+        if share > 0.5:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        prepare(model, stop)
+    (partial,) = tmp_path.rglob("*.partial")
+    assert partial.stat().st_size >= 3 * MIB
+    monkeypatch.setattr("models_mgmt.hub.shutil.disk_usage", lambda path: type("Usage", (), {"free": 4 * MIB})())
+
+    assert (prepare(model, no_progress) / "tokenizer.json").stat().st_size == 6 * MIB
+
+
+def test_a_file_that_an_earlier_revision_left_needs_no_disk(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {**model_files(), "tokenizer.json": os.urandom(6 * MIB)}
+    hub.push(REPO, files)
+    prepare(registered(), no_progress)
+    Model.objects.all().delete()
+    hub.push(REPO, {**files, "generation_config.json": b"{}"})
+    monkeypatch.setattr("models_mgmt.hub.shutil.disk_usage", lambda path: type("Usage", (), {"free": MIB})())
+
+    assert (prepare(registered(), no_progress) / "generation_config.json").exists()
+
+
 def test_pickles_and_code_come_only_with_their_flags(hub: FakeHub) -> None:
     files = pickled_files(model_type="mine", auto_map={"AutoModelForCausalLM": "modeling.Mine"})
     hub.push(REPO, {**files, "modeling.py": b"class Mine: ..."})
