@@ -17,15 +17,18 @@ def find_local(source: str) -> Path | None:
     Raises SourceError for one outside of the model roots, links followed.
     """
     if "\0" in source or len(source) > 500:
-        raise SourceError("INVALID_INPUT", "This is no path of a file or folder.", field="source")
-    given = Path(source).expanduser()
+        raise _no_path()
+    given = Path(source)
     candidates = [given] if given.is_absolute() else [root / given for root in model_roots()]
-    for candidate in candidates:
-        path = candidate.resolve()
-        if not is_inside(path):
-            raise outside()
-        if path.exists():
-            return path
+    try:
+        for candidate in candidates:
+            path = candidate.resolve()
+            if not is_inside(path):
+                raise outside()
+            if path.exists():
+                return path
+    except (OSError, RuntimeError) as error:  # a name that is too long, links that go round
+        raise _no_path() from error
     return None
 
 
@@ -50,6 +53,10 @@ def shown(path: str) -> str:
         if Path(path).is_relative_to(root):
             return str(Path(path).relative_to(root))
     return Path(path).name
+
+
+def _no_path() -> SourceError:
+    return SourceError("INVALID_INPUT", "This is no path of a file or folder.", field="source")
 
 
 def outside() -> SourceError:

@@ -72,11 +72,27 @@ def test_a_folder_is_used_where_it_lies(root: Path, is_absolute: bool) -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ["../secret", "/etc", "/etc/passwd", "made/../../secret", ".", "", "..", "~", "a\0b", "link", "x" * 600],
+    [
+        "../secret",
+        "/etc",
+        "/etc/passwd",
+        "made/../../secret",
+        ".",
+        "",
+        "..",
+        "~",
+        "~nobody-here/x",
+        "a\0b",
+        "link",
+        "round/x",
+        "x" * 300,
+        "x" * 600,
+    ],
 )
 def test_nothing_outside_of_the_roots_is_opened(root: Path, source: str) -> None:
     write_files(root / "made", model_files())
     (root / "link").symlink_to(root.parent / "secret")
+    (root / "round").symlink_to(root / "round")
     refusal = refusal_of(source)
     assert (refusal.code, refusal.field) == ("INVALID_INPUT", "source")
     assert str(root.parent) not in refusal.message
