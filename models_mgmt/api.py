@@ -136,12 +136,11 @@ class ModelDetail(Door):
         """Take a model out of the registry. Its files stay where they are; forced, it is unloaded first."""
         query = DeleteQuery.parse(request.query_params.dict())
         model = await sync_to_async(services.registered_model)(model_id)
+        actor = calling(self.caller, request)
         (live,) = with_workers([model], await alive_workers())
         if live.places and query["force"]:
-            await deployments.unload(model, force=True)
-        await sync_to_async(services.delete_model)(
-            model_id, held_by=live.places, force=query["force"], actor=calling(self.caller, request)
-        )
+            await deployments.unload(model, force=True, actor=actor)
+        await sync_to_async(services.delete_model)(model_id, held_by=live.places, force=query["force"], actor=actor)
         return Response(success(message="Model deleted successfully", model_id=model_id))
 
 

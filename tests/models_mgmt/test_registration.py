@@ -1,7 +1,7 @@
 """Models registered, changed and deleted over the API."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,10 @@ from django.http import HttpResponse
 from django.test import AsyncClient
 
 from accounts.models import AuditEntry
-from models_mgmt.models import Model
+from common.redis import sync_redis
+from models_mgmt import deployments
+from models_mgmt.deployments import ticket_key
+from models_mgmt.models import Deployment, Model
 from models_mgmt.presence import DeploymentReport, announce
 from models_mgmt.selectors import resolve_model
 from tests.accounts.conftest import bearer, make_key, make_user
@@ -253,6 +256,23 @@ async def test_a_loaded_model_is_not_deleted(site: Site) -> None:
     assert response.json()["error"]["details"] == {"loaded_on": ["host/cpu"]}
     assert "unload it first" in response.json()["error"]["message"]
     assert await Model.objects.aexists()
+
+
+async def test_a_model_deleted_by_force_is_unloaded_in_the_name_of_who_asked(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def worker(task: str, arguments: Sequence[Any], **_: Any) -> None:
+        sync_redis().set(ticket_key(arguments[1]), 7)
+
+    monkeypatch.setattr(deployments.current_app, "send_task", worker)
+    await site.post(source="Tiny Chat")
+    await Deployment.objects.acreate(model_id="tiny-chat", host="host", device="cpu", state="loaded")
+    await sync_to_async(announce)(report(DeploymentReport(model_id="tiny-chat", state="loaded", ready=READY)))
+
+    assert (await site.delete("tiny-chat?force=true")).status_code == 200
+
+    who = {entry.action: entry.actor async for entry in AuditEntry.objects.all()}
+    assert who["model.unload"] == who["model.delete"] == who["model.register"] != "server"
 
 
 async def test_disabled_models_are_the_administrators_business(site: Site) -> None:
