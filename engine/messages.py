@@ -159,7 +159,8 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     """The model is loaded and requests are taken. Sizes in bytes, measured in the engine process.
 
     `memory_bytes` is all that the process takes on its devices, `weight_bytes` and `kv_cache_bytes` are parts of it.
-    `kv_tokens`: how many tokens the KV cache holds. `devices`: where the layers lie, in their order.
+    `kv_tokens`: how many tokens the KV cache holds. `devices`: where the layers lie, in their order. `device_bytes`:
+    what the process takes of each of them.
     """
 
     backend: str
@@ -176,6 +177,7 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     weight_bytes: int = 0
     kv_tokens: int = 0
     devices: tuple[str, ...] = ()
+    device_bytes: dict[str, int] = {}
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):

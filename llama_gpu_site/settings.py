@@ -319,8 +319,9 @@ if read_str("LLAMA_GPU_OTLP_ENDPOINT", ""):
 TRACE_SHARE = read_float("LLAMA_GPU_TRACE_SHARE", 1.0, minimum=0, maximum=1)
 
 # ---------------------------------------------------------------- workers
-# Loads and unloads of one device that go on at once.
-CONTROL_THREADS = 4
+# Take up loads and unloads, which then go on by themselves.
+CONTROL_THREADS = 2
+LOADS_AT_ONCE = 4
 UPKEEP_SECONDS = 2.0
 # Four turns missed: it is gone, or so busy that it could as well be.
 SCHEDULER_LOST_SECONDS = 4 * UPKEEP_SECONDS

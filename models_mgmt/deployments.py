@@ -22,7 +22,7 @@ from django.db.models.functions import Now
 
 from accounts.audit import SERVER, Actor, record
 from common.byte_sizes import format_bytes
-from common.errors import ApiError, BackendUnavailable, ModelLoadFailed, ModelNotFound, from_code
+from common.errors import ApiError, BackendUnavailable, InvalidInput, ModelLoadFailed, ModelNotFound, from_code
 from common.events import ModelLoaded, publish
 from common.redis import async_redis, key
 from engine.messages import Ready
@@ -39,6 +39,7 @@ UNLOAD_TASK = "models_mgmt.tasks.unload_deployment"
 State, Origin = Deployment.State, Deployment.Origin
 _FIRST_LOOK_SECONDS = 0.05
 _LOOK_SECONDS = 0.5
+_UNTOLD_LOOKS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,16 @@ class Requested:
     ids: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class UnloadTicket:
+    """An unload that a worker was told of; it tells the outcome under `ticket`."""
+
+    deployment_id: int
+    place: str
+    worker_id: str
+    ticket: str
+
+
 @dataclass(slots=True)
 class Unloaded:
     """What an unload has done. `was_loaded` is False for a model that had nothing to be unloaded."""
@@ -83,6 +94,7 @@ def request_load(
     and lacks it, get one more. Raises ApiError when nothing can be placed, ModelNotFound for a model that was deleted
     meanwhile; for a request (`origin` is demand) also the error of the last load, if that has failed a moment ago.
     """
+    check_context(model, options.context_length)
     alive = live_workers() if workers is None else workers
     take_back(alive)
     with transaction.atomic():
@@ -102,6 +114,16 @@ def request_load(
                 _note("model.load", model, actor, placed)
             held += placed
     return Requested(tuple(held), tuple(row.pk for row in held if row.state != State.LOADED))
+
+
+def check_context(model: Model, wanted: int | None) -> None:
+    """Raises InvalidInput for more context than the model has, as far as that is known."""
+    if wanted and model.context_length and wanted > model.context_length:
+        raise InvalidInput(
+            f"The model's context has {model.context_length} tokens, so context_length can't be {wanted}.",
+            field="context_length",
+            details={"model": model.pk, "context_length": model.context_length},
+        )
 
 
 async def load(model: Model, options: LoadOptions) -> list[Deployment]:
@@ -255,7 +277,7 @@ def fleet_facts(alive: Iterable[WorkerReport], *, rows: Iterable[Deployment]) ->
             held=tuple(
                 Held(
                     item.model_id,
-                    item.ready.memory_bytes,
+                    item.device_bytes.get(worker.device, item.ready.memory_bytes),
                     item.idle_seconds,
                     item.in_flight > 0,
                     item.model_id in pinned,
@@ -275,16 +297,17 @@ def fleet_facts(alive: Iterable[WorkerReport], *, rows: Iterable[Deployment]) ->
 async def unload(model: Model, *, force: bool = False, device: str = "", actor: Actor = SERVER) -> Unloaded:
     """Unload a model everywhere, or from one device, and wait until its memory is free. Raises ApiError.
 
-    What runs is let end first; with `force` it fails at once.
+    What runs is let end first, for settings.LOAD_TIMEOUT seconds at most; with `force` it fails at once.
     """
+    deadline = time.monotonic() + settings.LOAD_TIMEOUT
     tickets = await sync_to_async(request_unload)(model, force=force, device=device, actor=actor)
     done = Unloaded()
-    for place_name, ticket in tickets:
-        freed = await _outcome(place_name, ticket)
+    for ticket in tickets:
+        freed = await _outcome(ticket, deadline)
         if freed is not None:
             done.was_loaded = True
             done.freed_bytes += freed
-            done.places.append(place_name)
+            done.places.append(ticket.place)
     return done
 
 
@@ -296,8 +319,8 @@ def request_unload(
     reason: str = "asked",
     only_if_idle_for: float | None = None,
     actor: Actor = SERVER,
-) -> list[tuple[str, str]]:
-    """Tell the workers that hold a model to unload it; returns `host/device` and a ticket for each outcome."""
+) -> list[UnloadTicket]:
+    """Tell the workers that hold a model to unload it; returns a ticket for each outcome."""
     alive = live_workers()
     tickets = []
     told = []
@@ -319,7 +342,7 @@ def request_unload(
         except BackendUnavailable:
             Deployment.objects.filter(pk=row.pk, state=State.UNLOADING).update(state=row.state, changed_at=Now())
             raise
-        tickets.append((f"{row.host}/{row.device}", ticket))
+        tickets.append(UnloadTicket(row.pk, f"{row.host}/{row.device}", worker.worker_id, ticket))
         told.append(row)
     if told and only_if_idle_for is None:
         _note("model.unload", model, actor, told)
@@ -336,16 +359,28 @@ def ticket_key(ticket: str) -> str:
     return key("unloaded", ticket)
 
 
-async def _outcome(place_name: str, ticket: str) -> int | None:
+async def _outcome(ticket: UnloadTicket, deadline: float) -> int | None:
     pause = _FIRST_LOOK_SECONDS
+    untold = 0
     while True:
-        value = await async_redis().getdel(ticket_key(ticket))
+        value = await async_redis().getdel(ticket_key(ticket.ticket))
         if value is not None:
             return None if value == b"-" else int(value)
-        if not any(f"{worker.host}/{worker.device}" == place_name for worker in await alive_workers()):
+        if untold == _UNTOLD_LOOKS:  # Redis has lost what the worker told
+            return 0
+        if all(worker.worker_id != ticket.worker_id for worker in await alive_workers()):
             raise BackendUnavailable("The worker was lost while it unloaded the model; its memory is free.")
+        if time.monotonic() > deadline:
+            raise BackendUnavailable(
+                f"The model was not unloaded within {settings.LOAD_TIMEOUT:.0f} s, since it is in use; "
+                "unload it with force to end what runs.",
+                retry_after=1,
+            )
         await asyncio.sleep(pause)
         pause = min(pause * 1.5, _LOOK_SECONDS)
+        # A worker writes the row first, and tells under the ticket a moment later.
+        is_over = await Deployment.objects.filter(pk=ticket.deployment_id, state=State.UNLOADED).aexists()
+        untold = untold + 1 if is_over else 0
 
 
 # ---------------------------------------------------------------- both

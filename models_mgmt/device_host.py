@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from django.conf import settings
@@ -33,11 +34,11 @@ from common.events import (
 from common.events import ModelLoadFailed as ModelLoadFailedEvent
 from common.redis import sync_redis
 from engine.messages import EngineConfig, Ready, RequestEvent
-from models_mgmt.deployments import LoadOptions, request_load, ticket_key
+from models_mgmt.deployments import LoadOptions, check_context, request_load, ticket_key
 from models_mgmt.device_memory import DeviceMemory, measure
 from models_mgmt.engine_config import engine_config
 from models_mgmt.engine_pool import EnginePool, Say
-from models_mgmt.engines import Engine
+from models_mgmt.engines import Engine, memory_details
 from models_mgmt.models import Deployment, Model
 from models_mgmt.needs import Needs
 from models_mgmt.presence import DeploymentReport, WorkerReport, live_workers
@@ -70,6 +71,9 @@ class DeviceHost:
         self._changed = changed
         self._pool = EnginePool(self, on_events=on_events)
         self._told: dict[str, tuple[float, float, str]] = {}
+        self._loads_lock = threading.Lock()
+        self._loads: dict[int, bool] = {}  # under way, by the row's key; True: asked for once more meanwhile
+        self._load_slots = threading.BoundedSemaphore(settings.LOADS_AT_ONCE)
         self._room = threading.Lock()
         self._let_in: dict[str, int] = {}  # bytes for each load that was found to fit
         identity = worker()
@@ -104,7 +108,28 @@ class DeviceHost:
         return self._pool.get(model_id)
 
     def load(self, deployment_id: int) -> None:
-        """Load what a row wants, if it still does. The row tells how it went."""
+        """Begin to load what a row wants, if it still does, and return at once. The row tells how it goes."""
+        with self._loads_lock:
+            if deployment_id in self._loads:
+                self._loads[deployment_id] = True  # it may have been given up meanwhile, and be wanted again
+                return
+            self._loads[deployment_id] = False
+        threading.Thread(target=self._load_until_settled, args=(deployment_id,), name="load", daemon=True).start()
+
+    def _load_until_settled(self, deployment_id: int) -> None:
+        while True:
+            try:
+                with self._load_slots:
+                    self._load(deployment_id)
+            except Exception:  # the scheduler sends a load that still waits again
+                logger.exception("the deployment %d could not be loaded", deployment_id)
+            with self._loads_lock:
+                if not self._loads[deployment_id]:
+                    del self._loads[deployment_id]
+                    return
+                self._loads[deployment_id] = False
+
+    def _load(self, deployment_id: int) -> None:
         with _connection():
             row = self._rows().filter(pk=deployment_id).first()
         if row is None or not row.is_wanted:
@@ -131,7 +156,20 @@ class DeviceHost:
         reason: str = "asked",
         only_if_idle_for: float | None = None,
     ) -> None:
-        """Unload a row's model and tell under the ticket how many bytes that has freed."""
+        """Begin to unload a row's model, and return at once. The ticket tells how many bytes that has freed."""
+        unloading = partial(
+            self._unload_and_tell,
+            deployment_id,
+            ticket=ticket,
+            force=force,
+            reason=reason,
+            only_if_idle_for=only_if_idle_for,
+        )
+        threading.Thread(target=unloading, name="unload", daemon=True).start()
+
+    def _unload_and_tell(
+        self, deployment_id: int, *, ticket: str, force: bool, reason: str, only_if_idle_for: float | None
+    ) -> None:
         with _connection():
             row = Deployment.objects.filter(pk=deployment_id, host=self._host, device=self._device).first()
         freed = None
@@ -144,7 +182,16 @@ class DeviceHost:
         return self._pool.reports()
 
     def memory(self) -> DeviceMemory:
-        return measure(self._device, held_bytes=self._pool.held_bytes())
+        return measure(self._device, held_bytes=self._held_bytes() if settings.MAX_MEMORY else 0)
+
+    def _held_bytes(self) -> int:
+        """What engines hold of this device: this worker's, and those of others whose models lie here in part."""
+        return self._pool.held_bytes(self._device) + sum(
+            report.device_bytes.get(self._device, 0)
+            for worker in live_workers()
+            if worker.host == self._host and worker.device != self._device
+            for report in worker.deployments
+        )
 
     # ------------------------------------------------------------ what the pool asks (`PoolOwner`)
 
@@ -154,6 +201,7 @@ class DeviceHost:
             for evicted in row.evicts:
                 self._unload(evicted, reason="evicted", only_if_idle_for=0.0)
             self._prepare_files(row.model, say)
+            check_context(row.model, row.context_length)
             self._fit(row)
             return engine_config(row.model, row)
 
@@ -197,6 +245,8 @@ class DeviceHost:
         self._changed()
         if isinstance(error, _NotLoaded | ModelNotFound):
             return
+        if isinstance(error, InsufficientMemory):
+            error.details |= self._around(model_id)
         self._write(
             model_id,
             only=Deployment.WANTED,
@@ -275,17 +325,29 @@ class DeviceHost:
         if least > free:
             raise InsufficientMemory(
                 f"The model needs {format_bytes(least)}, and {format_bytes(free)} are free.",
-                details={
-                    "model": row.model_id,
-                    "device": f"{self._host}/{self._device}",
-                    "needed": format_bytes(least),
-                    "needed_bytes": least,
-                    "free": format_bytes(free),
-                    "free_bytes": free,
-                },
+                details=memory_details(least, free),
             )
         row.max_memory_bytes = min(free, row.max_memory_bytes or free)
         return row.max_memory_bytes
+
+    def _around(self, model_id: str) -> dict[str, Any]:
+        """What is told of a load that found too little memory, beside how much that was."""
+        held = [report for report in self._pool.reports() if report.state == "loaded" and not report.in_flight]
+        with _connection():
+            pinned = set(Model.objects.filter(pinned=True).values_list("pk", flat=True))
+        return {
+            "model": model_id,
+            "device": f"{self._host}/{self._device}",
+            "could_be_unloaded": [
+                {
+                    "model": report.model_id,
+                    "memory": format_bytes(report.ready.memory_bytes),
+                    "memory_bytes": report.ready.memory_bytes,
+                }
+                for report in sorted(held, key=lambda report: -report.idle_seconds)
+                if report.ready is not None and report.model_id not in pinned
+            ],
+        }
 
     def _promised(self, row: Deployment) -> int:
         """What other loads will still take of this device: those let in already, and those asked for before it."""
@@ -329,7 +391,7 @@ class DeviceHost:
             self._wait_until_announced()
             with _connection():
                 for row in self._rows().filter(state=State.REQUESTED):
-                    threading.Thread(target=self.load, args=(row.pk,), name="restore", daemon=True).start()
+                    self.load(row.pk)
                 for model in Model.objects.filter(enabled=True).order_by("-is_default", "pk"):
                     if model.is_default or model.pinned:
                         self._want(model)

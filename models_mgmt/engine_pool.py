@@ -135,10 +135,11 @@ class EnginePool:
         reports = (self._report(model_id, slot) for model_id, slot in slots)
         return tuple(report for report in reports if report is not None)
 
-    def held_bytes(self) -> int:
-        """What the engines took when they were loaded."""
+    def held_bytes(self, device: str) -> int:
+        """What the engines hold of a device."""
         with self._lock:
-            return sum(slot.engine.memory_bytes for slot in self._slots.values() if slot.engine is not None)
+            engines = [slot.engine for slot in self._slots.values() if slot.engine is not None]
+        return sum(engine.bytes_by_device().get(device, 0) for engine in engines)
 
     def stop(self) -> None:
         """End every engine; later calls of `get` fail."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from common import metric_catalogue as counted
+from common.byte_sizes import format_bytes
 from common.errors import ApiError, InferenceFailed, from_code
 from engine.client import EngineClient, EngineGone, EngineStartError
 from engine.messages import EngineConfig, Failed, Finished, Generate, Loading, Ready, RequestEvent, Step
@@ -19,6 +20,16 @@ _SPEED_WEIGHT = 0.2
 
 class EngineClosed(EngineGone):
     """The engine takes no more requests, since it is being unloaded; another may be loaded after it."""
+
+
+def memory_details(needed: int, free: int) -> dict[str, str | int]:
+    """What an INSUFFICIENT_MEMORY tells of sizes."""
+    return {
+        "needed": format_bytes(needed),
+        "needed_bytes": needed,
+        "free": format_bytes(free),
+        "free_bytes": free,
+    }
 
 
 class Engine:
@@ -66,7 +77,8 @@ class Engine:
         try:
             self._ready = self._client.start(seconds)
         except EngineStartError as error:
-            raise self._fail(from_code(error.code, error.message)) from error
+            details = memory_details(error.needed_bytes, error.free_bytes) if error.needed_bytes else {}
+            raise self._fail(from_code(error.code, error.message, details)) from error
         with self._lock:
             if self._gone:
                 raise self.error or InferenceFailed("The engine process ended.")
@@ -158,11 +170,12 @@ class Engine:
 
     def bytes_by_device(self) -> dict[str, int]:
         """What it holds of each device: measured from outside while it loads, then what it measured itself."""
-        if self._ready is not None:
-            return {self._devices[0]: self._ready.memory_bytes} if self.state != "failed" else {}
         pid = self._client.pid
         if pid is None or self.state == "failed":
             return {}
+        if self._ready is not None:
+            told = {name.replace(":", ""): size for name, size in self._ready.device_bytes.items()}
+            return told or {self._devices[0]: self._ready.memory_bytes}
         return {device: bytes_taken(device, pid) for device in set(self._devices)}
 
     def report(self, progress: float = 0.0, stage: str = "") -> DeploymentReport:

@@ -93,6 +93,7 @@ def _serve(
             weight_bytes=facts.weight_bytes,
             kv_tokens=facts.kv_blocks * BLOCK_SIZE,
             devices=facts.devices,
+            device_bytes=facts.device_bytes,
         )
     )
     CommandReceiver(commands, runner, inbox).start()

@@ -1,7 +1,7 @@
 """What the loop needs of a model: text to tokens, tokens to text, and one step of many sequences at once."""
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from engine.messages import Generate
@@ -56,6 +56,7 @@ class ModelFacts:
     kv_cache_bytes: int
     kv_blocks: int
     devices: tuple[str, ...]
+    device_bytes: dict[str, int] = field(default_factory=dict)
 
 
 class PromptTokenizer(Protocol):

@@ -61,6 +61,7 @@ class TorchRunner:
         progress(0.9, "warm up")
         self._warm_up(config, model.parameters, model.blocks, context)
         progress(1.0, "warm up")
+        taken = {str(device): device_memory.taken(device) for device in set(devices)}
         self.facts = ModelFacts(
             backend=self._device.type,
             architecture=(model_config.architectures or [model_config.model_type])[0],
@@ -68,11 +69,12 @@ class TorchRunner:
             vocab_size=text_config.vocab_size,
             context_length=context,
             quantization=precision,
-            memory_bytes=sum(device_memory.taken(device) for device in set(devices)),
+            memory_bytes=sum(taken.values()),
             weight_bytes=model.weight_bytes,
             kv_cache_bytes=model.kv_cache_bytes,
             kv_blocks=model.blocks,
             devices=tuple(part.device for part in model.parts),
+            device_bytes=taken,
         )
 
     def step(self, chunks: list[Chunk]) -> list[int | RequestRefused | None]:

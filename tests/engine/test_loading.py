@@ -101,6 +101,7 @@ def test_the_worker_hears_of_the_stages(whole: Path) -> None:
             "warm up",
         ]
         assert (ready.context_length, ready.max_sequences, ready.devices) == (128, 4, ("cpu",))
+        assert ready.device_bytes == {"cpu": ready.memory_bytes}
         assert ready.kv_tokens == 4 * 128
         assert 0 < ready.weight_bytes + ready.kv_cache_bytes < ready.memory_bytes
     finally:

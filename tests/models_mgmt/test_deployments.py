@@ -11,7 +11,7 @@ from asgiref.sync import sync_to_async
 from django.db.models.functions import Now
 from pytest_django import Settings
 
-from common.errors import BackendUnavailable, InsufficientMemory, ModelLoadFailed
+from common.errors import BackendUnavailable, InsufficientMemory, InvalidInput, ModelLoadFailed
 from common.event_reader import read_events
 from common.events import ModelLoaded, ModelLost
 from common.redis import sync_redis
@@ -22,7 +22,7 @@ from models_mgmt.device_memory import DeviceMemory
 from models_mgmt.models import Deployment, Model
 from models_mgmt.placement import Asked
 from models_mgmt.placement import place as place_all
-from models_mgmt.presence import DeploymentReport, WorkerReport, announce, queue_name, withdraw
+from models_mgmt.presence import DeploymentReport, WorkerReport, announce, live_workers, queue_name, withdraw
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -172,6 +172,16 @@ def test_a_second_model_goes_elsewhere_while_the_first_one_is_being_loaded(
     assert placement.device == "cuda1"
 
 
+def test_more_context_than_the_model_has_is_refused(model: Model, sent: Sent) -> None:
+    announced()
+    model.context_length = 2048
+    with pytest.raises(InvalidInput, match="has 2048 tokens") as caught:
+        request_load(model, LoadOptions(context_length=100_000))
+    assert caught.value.details == {"model": "m", "context_length": 2048, "field": "context_length"}
+    assert not Deployment.objects.exists()
+    assert request_load(model, LoadOptions(context_length=2048)).ids
+
+
 def test_without_a_worker_nothing_is_loaded(model: Model, sent: Sent) -> None:
     with pytest.raises(BackendUnavailable, match="No worker"):
         request_load(model, LoadOptions())
@@ -262,6 +272,41 @@ async def test_an_unload_tells_each_worker_and_adds_up_what_they_freed(model: Mo
     done = await unloading
 
     assert (done.was_loaded, done.freed_bytes, sorted(done.places)) == (True, 2 * GB, ["a/cuda0", "a/cuda1"])
+
+
+async def unloading_of(model: Model, sent: Sent) -> tuple[Deployment, "asyncio.Task[deployments.Unloaded]"]:
+    await sync_to_async(announced)()
+    (row,) = (await sync_to_async(request_load)(model, LoadOptions())).deployments
+    await sync_to_async(settle)(row, State.LOADED)
+    sent.clear()
+    unloading = asyncio.ensure_future(unload(model))
+    await until(lambda: bool(sent))
+    return row, unloading
+
+
+async def test_an_unload_whose_worker_was_replaced_is_told_so(model: Model, sent: Sent) -> None:
+    _, unloading = await unloading_of(model, sent)
+    before = (await sync_to_async(live_workers)())[0]
+    await sync_to_async(withdraw)(before)
+    await sync_to_async(announce)(msgspec.structs.replace(before, worker_id="another"))
+
+    with pytest.raises(BackendUnavailable, match="worker was lost"):
+        await asyncio.wait_for(unloading, 5)
+
+
+async def test_an_unload_that_takes_too_long_is_told_so(model: Model, sent: Sent, settings: Settings) -> None:
+    settings.LOAD_TIMEOUT = 0.3
+    _, unloading = await unloading_of(model, sent)
+
+    with pytest.raises(BackendUnavailable, match="with force"):
+        await asyncio.wait_for(unloading, 5)
+
+
+async def test_an_unload_ends_by_its_row_when_what_the_worker_told_was_lost(model: Model, sent: Sent) -> None:
+    row, unloading = await unloading_of(model, sent)
+    await sync_to_async(settle)(row, State.UNLOADED)
+
+    assert (await asyncio.wait_for(unloading, 10)).freed_bytes == 0
 
 
 async def test_an_unload_of_what_is_not_loaded_does_nothing(model: Model, sent: Sent) -> None:
@@ -365,6 +410,15 @@ def test_a_load_whose_message_was_lost_is_sent_again(model: Model, sent: Sent, m
     monkeypatch.setattr(upkeep, "_FORGOTTEN", -upkeep._FORGOTTEN)
     upkeep.send_again()
     assert sent[1] == (LOAD_TASK, "control.a.cpu", (row.pk,))
+
+
+def test_a_load_that_waits_is_sent_again_now_and_then_only(model: Model, sent: Sent) -> None:
+    announced()
+    request_load(model, LoadOptions())
+    Deployment.objects.update(changed_at=Now() - 2 * upkeep._FORGOTTEN)
+    for _ in range(3):
+        upkeep.send_again()
+    assert len(sent) == 2
 
 
 def test_idle_models_are_unloaded_and_pinned_or_used_ones_are_not(model: Model, sent: Sent, settings: Settings) -> None:

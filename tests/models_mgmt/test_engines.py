@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 
 from common.errors import ApiError, BackendUnavailable, InsufficientMemory, ModelLoadFailed
-from engine.client import EngineGone
+from engine.client import EngineClient, EngineGone, EngineStartError
 from engine.messages import Accepted, EngineConfig, Failed, Finished, Generate, Ready, RequestEvent
 from engine.params import SamplingParams
 from models_mgmt.engine_config import backend_of, torch_device
@@ -285,6 +286,32 @@ def test_an_engine_killed_while_it_loads_fails_the_load(pool: EnginePool, monkey
 
     assert isinstance(outcome.get(timeout=10), ModelLoadFailed)
     assert pool.get("echo", retry=True).state == "loaded"
+
+
+def test_a_split_model_counts_on_each_of_its_devices(pool: EnginePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = EngineClient.start
+
+    def split(client: EngineClient, timeout: float) -> Ready:
+        sizes = {"cuda:0": 5, "cuda:1": 7}
+        return msgspec.structs.replace(start(client, timeout), memory_bytes=12, device_bytes=sizes)
+
+    monkeypatch.setattr(EngineClient, "start", split)
+    pool.get("echo")
+
+    assert [pool.held_bytes(device) for device in ("cuda0", "cuda1", "cuda2")] == [5, 7, 0]
+    assert pool.reports()[0].device_bytes == {"cuda0": 5, "cuda1": 7}
+
+
+def test_an_engine_that_finds_too_little_memory_tells_how_much_there_is(
+    pool: EnginePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(client: EngineClient, timeout: float) -> Ready:
+        raise EngineStartError("INSUFFICIENT_MEMORY", "Too little.", needed_bytes=2048, free_bytes=1024)
+
+    monkeypatch.setattr(EngineClient, "start", start)
+    with pytest.raises(InsufficientMemory) as caught:
+        pool.get("echo")
+    assert caught.value.details == {"needed": "2KB", "needed_bytes": 2048, "free": "1KB", "free_bytes": 1024}
 
 
 def test_a_load_tells_what_its_process_has_taken_by_now(pool: EnginePool) -> None:
