@@ -243,8 +243,8 @@ async def _submit(
     ]
     ids = [request.request_id for request in requests]
     bounds = [most_tokens(prompt, model.context_length) for prompt in prompts]
-    budgeted = await _reserve(origin, dict(zip(ids, bounds, strict=True)), seconds)
     try:
+        budgeted = await _reserve(origin, dict(zip(ids, bounds, strict=True)), seconds)
         return await road.submit(
             requests,
             request_id=origin.request_id,
@@ -256,8 +256,8 @@ async def _submit(
             budgeted=budgeted,
             broker_priority=0 if goes_first else 3,  # Celery's scale has 0 as the highest
         )
-    except ApiError:
-        if budgeted:
+    except BaseException:  # above all a client that has gone meanwhile
+        if origin.caller.budget is not None:
             await budgets.release(ids)
         raise
 
