@@ -267,6 +267,7 @@ INFERENCE_GROUPS = ("infer", "batch_infer", "stream_infer")
 # What a key's tier multiplies the limits by: (in the inference groups, in the others), and whether it goes first.
 TIERS = read_tiers("LLAMA_GPU_TIERS", {"standard": (1.0, 1.0, False), "premium": (10.0, 5.0, True)})
 LOGIN_ATTEMPTS_PER_MINUTE = read_int("LLAMA_GPU_LOGIN_ATTEMPTS_PER_MINUTE", 10, minimum=1)
+AUDIT_DAYS = read_float("LLAMA_GPU_AUDIT_DAYS", 365.0, minimum=0, maximum=36_500)
 
 # ---------------------------------------------------------------- inference
 REQUEST_TIMEOUT = read_float("LLAMA_GPU_REQUEST_TIMEOUT", 600.0, minimum=1)
@@ -354,6 +355,7 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": PRUNE_SECONDS,
         "options": {"expires": PRUNE_SECONDS},
     },
+    "audit": {"task": "accounts.tasks.prune_audit", "schedule": PRUNE_SECONDS, "options": {"expires": PRUNE_SECONDS}},
 }
 CELERY_BROKER_TRANSPORT_OPTIONS = {
     "global_keyprefix": REDIS_PREFIX,
