@@ -8,6 +8,8 @@ remembered counts.
 import logging
 import secrets
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 from django.db import transaction
@@ -24,6 +26,12 @@ class _LastRead:
 
     mark = b""
     at = float("-inf")
+
+
+class _Listeners:
+    """Whether anybody may remember callers; see `before_anybody_listens`."""
+
+    may_exist = True
 
 
 _last_read = _LastRead()
@@ -46,6 +54,16 @@ async def current_mark() -> bytes | None:
     return _last_read.mark
 
 
+@contextmanager
+def before_anybody_listens() -> Iterator[None]:
+    """For the start of a whole server: no process remembers anything yet, nor is there a Redis of its own to tell."""
+    _Listeners.may_exist = False
+    try:
+        yield
+    finally:
+        _Listeners.may_exist = True
+
+
 def forget_mark() -> None:
     """Read it anew at the next question."""
     _last_read.at = float("-inf")
@@ -53,6 +71,8 @@ def forget_mark() -> None:
 
 def _renew_mark() -> None:
     forget_mark()
+    if not _Listeners.may_exist:
+        return
     try:
         sync_redis().set(_key(), secrets.token_hex(8))
     except RedisError as error:

@@ -15,6 +15,7 @@ import sys
 import termios
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from http import HTTPStatus
 from typing import Any
 
 import daphne.server
@@ -192,6 +193,9 @@ class WebServer(daphne.server.Server):  # type: ignore[misc]  # daphne has no ty
         # The email package parses it for every POST, at a tenth of a small request's cost; few kinds of it are sent.
         if parse := getattr(twisted.web.http, "_parseContentType", None):
             twisted.web.http._parseContentType = functools.lru_cache(maxsize=64)(parse)
+        # Those that Twisted doesn't know would be "Unknown Status": 422 and 429 among them.
+        for status in HTTPStatus:
+            twisted.web.http.RESPONSES.setdefault(status.value, status.phrase.encode("ascii"))
         super().run()
 
     def create_application(self, protocol: Any, scope: dict[str, Any]) -> Any:

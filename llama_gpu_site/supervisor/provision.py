@@ -1,6 +1,7 @@
 """What the first start sets up and every later one finds done: tables, administrator, key, models."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from django.conf import settings
@@ -10,6 +11,7 @@ from django.db import DEFAULT_DB_ALIAS, DatabaseError, OperationalError, connect
 from django.db.migrations.executor import MigrationExecutor
 
 from accounts import tokens
+from accounts.freshness import before_anybody_listens
 from accounts.services import ensure_administrator, ensure_api_key, first_administrator
 from llama_gpu_site.supervisor.failure import StartError
 from models_mgmt import demo
@@ -38,8 +40,9 @@ def provision_database(say: Say) -> Credentials:
         if pending_migrations():
             say("preparing the database")
             call_command("migrate", interactive=False, verbosity=0)
-        password = ensure_administrator(password=settings.ADMIN_PASSWORD or None)
-        return Credentials(password, ensure_api_key(key=settings.API_KEY or None))
+        with before_anybody_listens() if settings.EMBEDDED_REDIS else nullcontext():
+            password = ensure_administrator(password=settings.ADMIN_PASSWORD or None)
+            return Credentials(password, ensure_api_key(key=settings.API_KEY or None))
     except ImproperlyConfigured as error:
         raise StartError(str(error)) from error
     except (OperationalError, DatabaseError) as error:

@@ -3,6 +3,7 @@
 import json
 import socket
 from collections.abc import Iterator
+from http import HTTPStatus
 from urllib.parse import urlsplit
 
 import httpx
@@ -34,6 +35,17 @@ def test_too_large_a_body_is_413(client: httpx.Client, is_chunked: bool) -> None
     response = client.post(LOGIN, content=content, headers={"Content-Type": "application/json"})
     assert response.status_code == 413
     assert response.json()["error"]["code"] == "PAYLOAD_TOO_LARGE"
+
+
+def test_the_status_line_names_what_the_status_means(client: httpx.Client) -> None:
+    asked = {
+        400: client.post("/api/v1/infer", json={}),
+        404: client.get("/api/v1/nowhere"),
+        405: client.delete("/api/v1/infer"),
+        415: client.post("/api/v1/infer", content=b"x", headers={"Content-Type": "text/plain"}),
+    }
+    for status, response in asked.items():
+        assert (response.status_code, response.reason_phrase) == (status, HTTPStatus(status).phrase)
 
 
 @pytest.mark.parametrize("path", ["/api/v1/models", "/api/v1/models/"])

@@ -95,7 +95,7 @@ def test_a_stream_and_a_batch_are_charged_too(key: Key) -> None:
 def test_too_few_tokens_left_is_a_429_that_says_when(key: Key) -> None:
     key.post("infer", {"text": "a", "max_tokens": 500})
     answer = key.post("infer", {"text": "a", "max_tokens": BUDGET - 500})
-    assert answer.status_code == 429
+    assert (answer.status_code, answer.reason_phrase) == (429, "Too Many Requests")
     error = answer.json()["error"]
     assert error["code"] == "RATE_LIMIT_EXCEEDED"
     assert error["details"]["token_budget"] == BUDGET

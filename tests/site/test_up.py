@@ -12,6 +12,7 @@ import httpx
 import psutil
 import pytest
 
+from llama_gpu_site.supervisor.instance import free_port
 from tests.running_server import ROOT, RunningServer, running_server, stop
 
 PROCESSES = ["valkey", "worker-cpu", "web", "scheduler"]
@@ -98,6 +99,18 @@ def test_a_signal_ends_it_and_everything_it_started(tmp_path: Path, number: sign
         assert server.process.wait(30) == 0
     assert not [process for process in family if is_alive(process)]
     assert not (server.data_dir / "instance.json").exists()
+
+
+def test_a_useless_preset_key_ends_the_start_with_one_sentence(tmp_path: Path) -> None:
+    environment = {**os.environ, "LLAMA_GPU_DATA_DIR": str(tmp_path), "LLAMA_GPU_API_KEY": "short"}
+    environment |= {"LLAMA_GPU_PORT": str(free_port()), "LLAMA_GPU_ADMIN_PASSWORD": "test-password-0123"}
+    environment.pop("REDIS_URL", None)
+    up = [sys.executable, "manage.py", "up"]
+    ended = subprocess.run(up, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    lines = [line for line in (ended.stdout + ended.stderr).splitlines() if "preparing the database" not in line]
+    assert ended.returncode == 1
+    assert len(lines) == 1, lines
+    assert "LLAMA_GPU_API_KEY" in lines[0]
 
 
 def test_running_streams_end_in_order_when_the_server_is_stopped(tmp_path: Path) -> None:
