@@ -56,7 +56,7 @@ class WorkerRuntime:
         self._recorder = Recorder(worker=f"{host}/{device}", backend=self._report.backend)
         self._events = EventPublisher(backend=self._report.backend)
         self._replies = ReplySender(self._report.worker_id, self._report.backend, self._table, self._turned)
-        self._plugin_manager = PluginManager()
+        self._plugin_manager = PluginManager(self._report.worker_id)
         self._plugins = PluginSeam(self._plugin_manager, self._replies)
         self._heartbeat = Heartbeat(self._table, self.report)
         self._models = DeviceHost(lambda: self._report, on_events=self._told, changed=self._heartbeat.beat_now)

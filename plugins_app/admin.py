@@ -5,20 +5,26 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
+from django.utils.decorators import method_decorator
 from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.views.decorators.csrf import csrf_protect
 
+from accounts.admin.acting import audit_of, badge
 from accounts.audit import SERVER, Actor, signed_in
 from accounts.models import User
 from common.errors import ApiError
 from plugins_app.discovery import installed
 from plugins_app.hookspecs import PluginInfo
 from plugins_app.models import Plugin
-from plugins_app.selectors import new_row
+from plugins_app.selectors import KnownPlugin, new_row
 from plugins_app.services import configure_plugin, load_plugin, unload_plugin
 
+_STATES = {"loaded": "good", "failed": "bad", "available": "quiet"}
 _CONFIG = ("enabled", "priority", "settings", "on_error", "slow_seconds", "max_failures", "retry_seconds")
 
 
@@ -62,7 +68,7 @@ class PluginAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the
     """Plugins are installed with pip, so none is added or deleted here."""
 
     form = PluginForm
-    list_display = ("id", "version", "category", "loaded", "enabled", "priority", "circuit_now")
+    list_display = ("id", "version", "category", "state_badge", "enabled", "priority", "circuit_now")
     list_filter = ("loaded", "circuit")
     search_fields = ("id",)
     actions = ("load", "unload")
@@ -82,6 +88,23 @@ class PluginAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the
         rows = (new_row(plugin) for plugin in found.values())
         Plugin.objects.bulk_create(rows, ignore_conflicts=True)
         return super().get_queryset(request).filter(pk__in=list(found))
+
+    @method_decorator(csrf_protect)
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> Any:
+        """Without the transaction around it, in which the workers would not see what they are to try; the services
+        have their own."""
+        return self._changeform_view(request, object_id, form_url, extra_context)  # type: ignore[attr-defined]
+
+    def history_view(
+        self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        return audit_of("plugin", unquote(object_id))
 
     def get_form(
         self, request: HttpRequest, obj: Plugin | None = None, change: bool = False, **kwargs: Any
@@ -141,9 +164,15 @@ class PluginAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the
         known = installed()[row.pk]
         return f"{known.package}: {known.error}" if known.error else known.package
 
-    @admin.display(description="circuit")
-    def circuit_now(self, row: Plugin) -> str:
-        return row.circuit_state(timezone.now()).replace("_", "-")
+    @admin.display(description="state", ordering="loaded")
+    def state_badge(self, row: Plugin) -> SafeString:
+        status = KnownPlugin(installed()[row.pk], row).status
+        return badge(status.capitalize(), _STATES[status])
+
+    @admin.display(description="circuit", ordering="circuit")
+    def circuit_now(self, row: Plugin) -> SafeString | str:
+        state = row.circuit_state(timezone.now())
+        return "closed" if state == "closed" else badge(state.replace("_", "-").capitalize(), "bad")
 
     @admin.display(description="JSON Schema")
     def schema(self, row: Plugin) -> str:

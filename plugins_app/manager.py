@@ -14,7 +14,7 @@ import redis
 from django.db import DatabaseError, close_old_connections, connection
 
 from common.redis import sync_redis
-from plugins_app import discovery
+from plugins_app import discovery, followers
 from plugins_app.breaker import Breaker
 from plugins_app.chain import Chain, Failure, Link
 from plugins_app.failures import record
@@ -41,9 +41,10 @@ class Held:
 
 
 class PluginManager:
-    """`take` and `give_back` are called by many threads, the rest by one of its own."""
+    """`take` and `give_back` are called by many threads, the rest by one of its own. `worker` is how others know it."""
 
-    def __init__(self) -> None:
+    def __init__(self, worker: str) -> None:
+        self._worker = worker
         self._chain: Chain | None = None
         self._lock = threading.Lock()
         self._held: dict[str, Held] = {}
@@ -61,6 +62,7 @@ class PluginManager:
         while not self._stopping.is_set():
             try:
                 self._apply(in_use())
+                self._follow_safely()  # so that others know of this worker from now on
                 break
             except DatabaseError:
                 logger.warning("the plugins wait for the database", exc_info=True)
@@ -72,6 +74,7 @@ class PluginManager:
         if self._thread.is_alive():
             self._thread.join(5.0)
         self._apply(())
+        followers.leave(self._worker)
 
     def take(self, count: int = 1) -> Chain | None:
         """The chain for so many requests that begin now, each of which gives it back once; None if there is nothing to
@@ -95,25 +98,31 @@ class PluginManager:
 
     def _run(self) -> None:
         while not self._stopping.wait(POLL_SECONDS):
-            try:
-                self._write_failures()
-                self._follow()
-            except redis.RedisError as error:
-                logger.warning("the plugins can't be followed: %s", error)
-            except DatabaseError:
-                logger.warning("the plugins can't be read", exc_info=True)
-            except Exception:
-                logger.exception("following the plugins failed")
+            self._follow_safely()
         connection.close()
 
+    def _follow_safely(self) -> None:
+        try:
+            self._write_failures()
+            self._follow()
+        except redis.RedisError as error:
+            logger.warning("the plugins can't be followed: %s", error)
+        except DatabaseError:
+            logger.warning("the plugins can't be read", exc_info=True)
+        except Exception:
+            logger.exception("following the plugins failed")
+
     def _follow(self) -> None:
-        version = sync_redis().get(version_key())
-        if version == self._version and time.monotonic() - self._read_at < _REREAD_SECONDS:
-            return
-        close_old_connections()
-        self._apply(in_use())
-        self._version = version  # type: ignore[assignment]  # redis-py's stubs know no difference of sync and async
-        self._read_at = time.monotonic()
+        with sync_redis().pipeline(transaction=False) as pipe:
+            pipe.get(version_key())
+            pipe.time()
+            version, (seconds, _) = pipe.execute()
+        if version != self._version or time.monotonic() - self._read_at >= _REREAD_SECONDS:
+            close_old_connections()
+            self._apply(in_use())
+            self._version = version
+            self._read_at = time.monotonic()
+        followers.tell(self._worker, version=int(version or 0), at=seconds, broken=self._broken)
 
     def _write_failures(self) -> None:
         found: list[Failure] = []
@@ -130,9 +139,11 @@ class PluginManager:
         links: list[Link] = []
         held: dict[str, Held] = {}
         unavailable: list[str] = []
+        broken: dict[str, str] = {}
         for row in rows:
             one = self._load(row)
-            if one is None:
+            if isinstance(one, str):
+                broken[row.id] = one
                 if row.enabled and row.on_error == Plugin.OnError.CLOSED:
                     unavailable.append(row.id)
                 continue
@@ -143,9 +154,11 @@ class PluginManager:
             if row.enabled:
                 is_closed = row.on_error == Plugin.OnError.CLOSED
                 links.append(Link(one.plugin, one.breaker, is_closed, row.slow_seconds, self._failures.put))
+        self._broken = broken
         self._put_up(Chain(links, unavailable) if links or unavailable else None, held)
 
-    def _load(self, row: Plugin) -> Held | None:
+    def _load(self, row: Plugin) -> Held | str:
+        """The plugin as it is, or set up now; the error if that can't be done."""
         held = self._held.get(row.id)
         if held is not None and held.settings == row.settings:
             return held
@@ -155,21 +168,16 @@ class PluginManager:
                 raise LoadError("its package is not installed on this host")
             plugin = load(found, row.settings)
         except InvalidSettings as error:
-            self._tell_broken(row.id, f"its setting {error.field} is not valid")
+            public = sentence = f"its setting {error.field} is not valid"
         except LoadError as error:
-            self._tell_broken(row.id, error.public)
+            public, sentence = error.public, str(error)
         else:
-            self._broken.pop(row.id, None)
             logger.info("plugin %s loaded in %.3f s", row.id, plugin.load_time)
             return Held(plugin, row)
-        return None
-
-    def _tell_broken(self, plugin_id: str, error: str) -> None:
-        """Once for each reason, not at each reading."""
-        if self._broken.get(plugin_id) != error:
-            self._broken[plugin_id] = error
-            logger.error("plugin %s can't be loaded: %s", plugin_id, error)
-            self._failures.put(Failure(plugin_id, f"It could not be loaded by a worker: {error}"))
+        if self._broken.get(row.id) != sentence:  # told once, not at each reading
+            logger.error("plugin %s can't be loaded: %s", row.id, public)
+            self._failures.put(Failure(row.id, f"It could not be loaded by a worker: {public}"))
+        return sentence
 
     def _put_up(self, chain: Chain | None, held: dict[str, Held]) -> None:
         with self._lock:

@@ -10,9 +10,14 @@ from plugins_app.selectors import version_key
 logger = logging.getLogger(__name__)
 
 
-def announce_change() -> None:
-    """Call it after the change is committed. Without Redis the workers read it a few seconds later by themselves."""
+def announce_change() -> int | None:
+    """Call it after the change is committed. Returns the version that the workers have to come to.
+
+    Without Redis there is none; the workers read the change a few seconds later by themselves.
+    """
     try:
-        sync_redis().incr(version_key())
+        version: int = sync_redis().incr(version_key())
     except redis.RedisError as error:
         logger.warning("the change of a plugin could not be announced: %s", error)
+        return None
+    return version

@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from accounts import audit
 from accounts.audit import SERVER, Actor
 from common.errors import InvalidInput, PluginLoadFailed
 from common.events import PluginError, PluginLoaded, PluginUnloaded, publish
+from plugins_app.followers import wait_for_workers
 from plugins_app.hookspecs import InvalidSettings
 from plugins_app.loaded import LoadError, checked_settings, load
 from plugins_app.models import Plugin
@@ -25,20 +27,22 @@ SETTINGS_FIELD = "config.settings"
 
 
 def load_plugin(*, plugin_id: str, config: Mapping[str, Any] | None = None, actor: Actor = SERVER) -> KnownPlugin:
-    """Load a plugin, with another configuration if one is given; workers follow within a second.
+    """Load a plugin, with another configuration if one is given; every worker follows within a second.
 
-    It is set up here first, and torn down again, so that one that can't be loaded is refused. Loaded already and given
-    no configuration, it stays as it is. Raises PluginNotFound, InvalidInput or PluginLoadFailed.
+    It is set up here first, and torn down again; then the workers are waited for (`followers.WAIT_SECONDS`, and not
+    within a transaction, since they would not see the change). Where one of them all can't load it, everything is put
+    back as it was. Loaded already and given no configuration, it stays as it is.
+    Raises PluginNotFound, InvalidInput or PluginLoadFailed.
     """
     known = find_plugin(plugin_id)
     if known.row.loaded and config is None and not known.row.last_error and not known.installed.error:
         return known
-    before = _told(known.row)
+    former = copy(known.row)
     row = _configured(known, config or {})
     row.load_time = _tried(known, row)
-    was_loaded, row.loaded, row.loaded_at = row.loaded, True, timezone.now()
-    _save(row, before, "plugin.updated" if was_loaded else "plugin.loaded", actor)
-    if not was_loaded:
+    row.loaded, row.loaded_at = True, timezone.now()
+    _save_and_see(row, former, "plugin.updated" if former.loaded else "plugin.loaded", actor)
+    if not former.loaded:
         transaction.on_commit(partial(publish, PluginLoaded(plugin_id=plugin_id, load_time=row.load_time)))
     return KnownPlugin(known.installed, row)
 
@@ -51,23 +55,24 @@ def unload_plugin(*, plugin_id: str, actor: Actor = SERVER) -> None:
     known = find_plugin(plugin_id)
     if not known.row.loaded:
         return
-    before = _told(known.row)
+    former = copy(known.row)
     known.row.loaded = False
     known.row.loaded_at = None
-    _save(known.row, before, "plugin.unloaded", actor)
+    _save(known.row, former, "plugin.unloaded", actor)
     transaction.on_commit(partial(publish, PluginUnloaded(plugin_id=plugin_id)))
 
 
 def configure_plugin(*, plugin_id: str, config: Mapping[str, Any], actor: Actor = SERVER) -> KnownPlugin:
     """Change a plugin's configuration, loaded or not; what is left out stays, `settings` is replaced whole.
 
+    That of a loaded one holds once the workers run with it, as in `load_plugin`.
     Raises PluginNotFound, InvalidInput or PluginLoadFailed.
     """
     known = find_plugin(plugin_id)
-    before = _told(known.row)
+    former = copy(known.row)
     row = _configured(known, config)
     _tried(known, row)
-    _save(row, before, "plugin.updated", actor)
+    _save_and_see(row, former, "plugin.updated", actor)
     return KnownPlugin(known.installed, row)
 
 
@@ -114,16 +119,40 @@ def _told(row: Plugin) -> dict[str, Any]:
     return {**row.config, "settings": fingerprint, "loaded": row.loaded}
 
 
-def _save(row: Plugin, before: Mapping[str, Any], action: str, actor: Actor) -> None:
-    """A changed plugin begins with a clean slate."""
-    changes = {name: (before[name], value) for name, value in _told(row).items() if value != before[name]}
+def _save_and_see(row: Plugin, former: Plugin, action: str, actor: Actor) -> None:
+    """Save a change, and undo it if a worker can't load what is to be loaded. Raises PluginLoadFailed."""
+    versions = _save(row, former, action, actor)
+    if not row.loaded or not versions:
+        return
+    trouble = wait_for_workers(row.id, versions[0])
+    if trouble is None:
+        return
+    _save(former, row, "plugin.updated" if former.loaded else "plugin.unloaded", actor)
+    Plugin.objects.filter(pk=row.id).update(last_error=trouble.error, last_error_at=timezone.now())
+    raise PluginLoadFailed(details={"plugin": row.id, "error": trouble.error, "worker": trouble.worker})
+
+
+def _save(row: Plugin, former: Plugin, action: str, actor: Actor) -> list[int]:
+    """Save a changed plugin, with a clean slate.
+
+    Returns the version that the workers have to come to; none within a transaction, or without Redis.
+    """
+    told, before = _told(row), _told(former)
+    changes = {name: (before[name], value) for name, value in told.items() if value != before[name]}
     row.circuit, row.circuit_opened_at = Plugin.Circuit.CLOSED, None
     row.last_error, row.last_error_at = "", None
+    versions: list[int] = []
+
+    def announce() -> None:
+        version = announce_change()
+        versions.extend([] if version is None else [version])
+
     with transaction.atomic():
         row.save()
         if changes:
             audit.record(action, actor=actor, target_type="plugin", target_id=row.id, changes=changes)
-        transaction.on_commit(announce_change)
+        transaction.on_commit(announce)
+    return versions
 
 
 def _invalid(error: InvalidSettings) -> InvalidInput:

@@ -1,12 +1,15 @@
 """A worker's plugins: they follow the database, and live as long as somebody runs with them."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import pytest
 
-from plugins_app import discovery
+from accounts.models import AuditEntry
+from common.errors import PluginLoadFailed
+from plugins_app import discovery, followers
 from plugins_app.chain import PluginFailed, Run
 from plugins_app.discovery import Installed
 from plugins_app.hookspecs import Prompt, hookimpl
@@ -42,13 +45,13 @@ class Counted:
 
 
 @pytest.fixture
-def manager(monkeypatch: pytest.MonkeyPatch) -> Iterator[PluginManager]:
+def manager(clean_redis: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[PluginManager]:
     """A worker's manager, with one more plugin installed."""
     known = {**discovery.installed(), "counted": Installed(Counted.info, "test", Counted)}
     monkeypatch.setattr(discovery._discovery, "all", lambda: known)
     Counted.alive.clear()
     Counted.fails = False
-    manager = PluginManager()
+    manager = PluginManager("this one")
     manager.start()
     yield manager
     manager.stop()
@@ -132,6 +135,65 @@ def test_one_that_this_worker_cannot_load_is_left_out_or_fails_requests(manager:
     else:
         within_a_second(lambda: fails(manager))
     within_a_second(lambda: "OSError" in Plugin.objects.get(pk="counted").last_error)
+
+
+@pytest.fixture
+def only_workers_fail(manager: PluginManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plugin can be set up everywhere but in the manager's own thread."""
+    set_up = Counted.setup
+
+    @hookimpl
+    def setup(self: Counted, settings: Any) -> None:
+        if threading.current_thread().name == "plugins":
+            raise OSError("the worker has no such file")
+        set_up(self, settings)
+
+    monkeypatch.setattr(Counted, "setup", setup)
+
+
+@pytest.mark.usefixtures("only_workers_fail")
+def test_a_plugin_that_fails_in_a_worker_alone_is_not_loaded(manager: PluginManager) -> None:
+    with pytest.raises(PluginLoadFailed) as refused:
+        load_plugin(plugin_id="counted")
+    error = "OSError: the worker has no such file"
+    assert refused.value.details == {"plugin": "counted", "error": error, "worker": "this one"}
+    row = Plugin.objects.get(pk="counted")
+    assert (row.loaded, "no such file" in row.last_error) == (False, True)
+    assert [entry.action for entry in AuditEntry.objects.order_by("id")] == ["plugin.loaded", "plugin.unloaded"]
+    within_a_second(lambda: manager.take() is None)
+
+
+def test_a_configuration_that_a_worker_refuses_is_put_back(
+    manager: PluginManager, request: pytest.FixtureRequest
+) -> None:
+    load_plugin(plugin_id="counted", config={"settings": {"mark": "1"}})
+    request.getfixturevalue("only_workers_fail")
+    with pytest.raises(PluginLoadFailed):
+        configure_plugin(plugin_id="counted", config={"settings": {"mark": "2"}, "priority": 7})
+    row = Plugin.objects.get(pk="counted")
+    assert (row.loaded, row.settings, row.priority) == (True, {"mark": "1"}, 100)
+
+
+def test_whoever_loads_a_plugin_finds_the_workers_running_it(manager: PluginManager) -> None:
+    load_plugin(plugin_id="counted", config={"settings": {"mark": "1"}})
+    assert prompted(manager) == "x1"
+    configure_plugin(plugin_id="counted", config={"settings": {"mark": "2"}})
+    assert prompted(manager) == "x2"
+
+
+def test_a_worker_that_does_not_follow_is_not_waited_for_long(
+    manager: PluginManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(followers, "WAIT_SECONDS", 0.5)
+    now = time.time()
+    followers.tell("silent", version=0, at=now, broken={})
+    followers.tell("gone", version=0, at=now - 3600, broken={"counted": "long ago"})
+    began = time.monotonic()
+    assert load_plugin(plugin_id="counted").row.loaded
+    assert 0.5 <= time.monotonic() - began < 2.0
+    followers.leave("silent")
+    configure_plugin(plugin_id="counted", config={"settings": {"mark": "3"}})
+    assert prompted(manager) == "x3"
 
 
 def fails(manager: PluginManager) -> bool:

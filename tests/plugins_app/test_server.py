@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from http import HTTPStatus
 from typing import Any
 
 import httpx
@@ -162,6 +163,7 @@ def test_a_blocked_answer_ends_with_a_named_error(server: EchoServer) -> None:
     load(server, "response_filter", settings={"rules": [rule]})
     answer = infer(server, "a b zebra c")
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "CONTENT_BLOCKED")
+    assert answer.reason_phrase == HTTPStatus(422).phrase
     assert answer.json()["error"]["details"] == {"rule": "no zebras", "plugin": "response_filter"}
 
     text = call(server, "POST", "stream_infer", {"text": "a b zebra c", "max_tokens": 5000}).text
@@ -254,6 +256,22 @@ async def test_a_plugin_that_cannot_be_loaded_says_so(server: EchoServer) -> Non
     call(server, "DELETE", "plugins/shout/unload")
     with override_settings(REDIS_URL=server.redis_url):
         assert any(isinstance(found.event, PluginUnloaded) for found in await read_events())
+
+
+def test_a_plugin_that_only_a_worker_cannot_load_is_not_loaded(server: EchoServer) -> None:
+    answer = call(server, "POST", "plugins/picky/load", {})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "PLUGIN_LOAD_FAILED")
+    assert answer.json()["error"]["details"]["error"] == "RuntimeError: not with this device"
+    plugin = get(server, "plugins/picky")["plugin"]
+    assert (plugin["status"], plugin["circuit"]["last_error"]) != ("loaded", "")
+    listed = {plugin["id"]: plugin["status"] for plugin in get(server, "plugins")["plugins"]}
+    assert listed["picky"] == "available"
+    assert call(server, "POST", "plugins/picky/load", {"config": {"settings": {"fails": False}}}).status_code == 200
+
+
+def test_a_plugin_runs_in_the_workers_once_its_load_is_answered(server: EchoServer) -> None:
+    assert call(server, "POST", "plugins/shout/load", {"config": DEFAULTS}).status_code == 200
+    assert infer(server, "abc").json()["result"]["generated_text"].isupper()
 
 
 def test_prompts_and_answers_are_not_logged_when_plugins_fail(server: EchoServer) -> None:

@@ -1,5 +1,6 @@
 """Plugins that fail, each in its own way."""
 
+import sys
 import time
 
 from plugins_app.hookspecs import PluginInfo, hookimpl
@@ -11,6 +12,23 @@ class BrokenSetup:
     @hookimpl
     def setup(self, settings):
         raise RuntimeError("no licence")
+
+
+class Picky:
+    """Can be set up everywhere but in a worker, if its settings say so."""
+
+    info = PluginInfo(
+        id="picky",
+        name="Picky",
+        version="1",
+        category="monitoring",
+        settings_schema={"type": "object", "properties": {"fails": {"type": "boolean", "default": True}}},
+    )
+
+    @hookimpl
+    def setup(self, settings):
+        if settings["fails"] and "worker" in sys.argv:
+            raise RuntimeError("not with this device")
 
 
 class Fragile:
