@@ -7,6 +7,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ PROMPT = (
     "Please tell me what the weather is like in the north of the country on this day, and whether I can go there by "
     "train. Write to jane.doe@example.com or call +49 30 901820; my order is 12-3456. "
 ) * 4
+LONG_PROMPT = (PROMPT * 6)[:4000]
 ANSWER = (
     "The weather in the north is fine, and the train leaves at 9 in the morning from platform 12; the second one goes "
     "an hour later. If you have questions about the project, write to help@example.org, the office is open all day. "
@@ -69,10 +71,8 @@ def _chain(report: Report) -> None:
     rows: list[Row] = [_without()]
     for name, chain in chains.items():
 
-        def begin(chain: Chain = chain) -> Run:
-            run = Run(chain, REQUEST, Prompt(text=PROMPT))
-            run.begin()
-            return run
+        def begin(text: str, chain: Chain = chain) -> None:
+            Run(chain, REQUEST, Prompt(text=text)).begin()
 
         def answer(chain: Chain = chain) -> None:
             output = Run(chain, REQUEST, Prompt(text=PROMPT)).output()
@@ -85,14 +85,16 @@ def _chain(report: Report) -> None:
             {
                 "benchmark": "plugins",
                 "plugins": name,
-                "request_ms": round(_seconds(begin) * 1000, 3),
+                "request_ms": round(_seconds(partial(begin, PROMPT)) * 1000, 3),
+                "long_request_ms": round(_seconds(partial(begin, LONG_PROMPT)) * 1000, 3),
                 "token_us": round(_seconds(answer) / len(tokens) * 1e6, 2),
             }
         )
-    cells = [[row["plugins"], row["request_ms"], row["token_us"]] for row in rows]
-    cells.append(["goal for all five", "< 1", "< 20"])
-    title = f"Plugins alone: a prompt of {len(PROMPT)} characters, an answer of {len(tokens)} tokens"
-    report.add(title, ["plugins", "per request, ms", "per token, µs"], cells, rows)
+    cells = [[row["plugins"], row["request_ms"], row["long_request_ms"], row["token_us"]] for row in rows]
+    cells.append(["goal for all five", "< 1", "", "< 20"])
+    lengths = f"prompts of {len(PROMPT)} and {len(LONG_PROMPT)} characters"
+    title = f"Plugins alone: {lengths}, an answer of {len(tokens)} tokens"
+    report.add(title, ["plugins", "per request, ms", "of the long one, ms", "per token, µs"], cells, rows)
 
 
 def _without() -> Row:
@@ -105,15 +107,17 @@ def _without() -> Row:
     from plugins_app.manager import PluginManager
 
     replies: Any = None  # nothing is refused, so nothing is told
-    seam = PluginSeam(PluginManager(), replies)
+    seam = PluginSeam(PluginManager(""), replies)
     request = Generate("1~1", SamplingParams(), text=PROMPT)
     job = Job("1", "1", "infer", "echo", "web", (request,), submitted_at=0.0, seconds=60.0)
     _, entries = RunningTable().add(job)
     step = (Delta("1~1", " word", 1),)
+    request_ms = round(_seconds(lambda: [seam.prepare(job, entries) for _ in _MANY]) / len(_MANY) * 1000, 5)
     return {
         "benchmark": "plugins",
         "plugins": "none loaded",
-        "request_ms": round(_seconds(lambda: [seam.prepare(job, entries) for _ in _MANY]) / len(_MANY) * 1000, 5),
+        "request_ms": request_ms,
+        "long_request_ms": request_ms,  # it isn't looked at
         "token_us": round(_seconds(lambda: [seam.passed(step) for _ in _MANY]) / len(_MANY) * 1e6, 3),
     }
 

@@ -1,6 +1,8 @@
 """The plugins' place in the worker: before a request is handed to its engine, and before an answer is sent.
 
-Answers that a plugin filters go through their job's own thread, so that a slow plugin delays that request alone. Those
+Answers that a plugin filters go through their job's own thread, so that a slow plugin delays that request alone. Where
+all filters are quick (`PluginInfo.quick_filters`), the pieces of a stream are filtered on the engine's reader thread
+instead, since waking another one costs more than they do; the end of an answer, which may be all of it, never is. Those
 that none filters pass by: without plugins there is one look at an empty dict per engine step.
 """
 
@@ -23,6 +25,8 @@ from plugins_app.hookspecs import Blocked, Outcome, Prompt, Refused, Request, Tu
 from plugins_app.manager import PluginManager
 
 logger = logging.getLogger(__name__)
+
+_QUICK_SECONDS = 0.01  # a filter that took longer for a piece was not quick; threads wait half as long for each other
 
 _PARAMETERS = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed", "stop")
 
@@ -55,7 +59,10 @@ class PluginSeam:
         return ready
 
     def passed(self, events: tuple[RequestEvent, ...]) -> tuple[RequestEvent, ...]:
-        """The events that no plugin filters; the others go to their jobs' threads. Called by the engines' readers."""
+        """The events to send on, filtered if that is quick; the others go to their jobs' threads.
+
+        Called by the engines' readers, each for requests of its own.
+        """
         if not self._filtered:
             return events
         others: list[RequestEvent] = []
@@ -63,6 +70,9 @@ class PluginSeam:
             entry = self._filtered.get(event.request_id)
             if entry is None or isinstance(event, Accepted):
                 others.append(event)
+            elif isinstance(event, Delta) and (plugged := entry.plugged) is not None and not plugged.has_own_thread:
+                if (changed := self._filtered_here(entry, plugged, event)) is not None:
+                    others.append(changed)
             else:
                 entry.parent.inbox.put((entry, event))
         return tuple(others)
@@ -77,8 +87,8 @@ class PluginSeam:
                 item = parent.inbox.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 return False
-            if item is not None:
-                self._filter_safely(*item)
+            if item is not None and (changed := self._filtered_safely(*item)) is not None:
+                self._replies.put((changed,))
         return True
 
     def finish(self, entries: Sequence[Running]) -> None:
@@ -107,20 +117,29 @@ class PluginSeam:
         changed = _generate(request, run)
         plugged.output = run.output()
         if plugged.output is not None:
+            plugged.has_own_thread = not plugged.output.is_quick
             self._filtered[entry.request_id] = entry
         return changed
 
-    def _filter_safely(self, entry: Running, event: RequestEvent) -> None:
+    def _filtered_here(self, entry: Running, plugged: PluggedIn, event: Delta) -> RequestEvent | None:
+        began = time.perf_counter()
+        changed = self._filtered_safely(entry, event)
+        plugged.has_own_thread = time.perf_counter() - began > _QUICK_SECONDS
+        return changed
+
+    def _filtered_safely(self, entry: Running, event: RequestEvent) -> RequestEvent | None:
         try:
-            self._filter(entry, event)
+            return self._filter(entry, event)
         except Exception:
             logger.exception("filtering an answer failed")
             self._stop(entry, Failed(entry.request_id, "INFERENCE_FAILED", "The worker failed."))
+            return None
 
-    def _filter(self, entry: Running, event: RequestEvent) -> None:
+    def _filter(self, entry: Running, event: RequestEvent) -> RequestEvent | None:
+        """What is to be sent now, if anything; an answer that must not go on is ended."""
         plugged = entry.plugged
         if plugged is None or plugged.output is None or entry.request_id not in self._filtered:
-            return  # it has ended
+            return None  # it has ended
         if isinstance(event, Delta):
             entry.completion_tokens = event.tokens
         elif isinstance(event, Finished):
@@ -129,13 +148,13 @@ class PluginSeam:
             changed = _through(plugged, plugged.output, event)
         except (Refused, Blocked) as error:
             self._stop(entry, Failed(entry.request_id, ContentBlocked.code, error.message, error.details))
+            return None
         except PluginFailed as error:
             self._stop(entry, _failed(entry, error))
-        else:
-            if not isinstance(event, Delta):
-                self._filtered.pop(entry.request_id, None)
-            if changed is not None:
-                self._replies.put((changed,))
+            return None
+        if not isinstance(event, Delta):
+            self._filtered.pop(entry.request_id, None)
+        return changed
 
     def _stop(self, entry: Running, end: Failed) -> None:
         """End a request whose answer must not go on; what the engine says of it from now on is dropped."""

@@ -198,6 +198,10 @@ class Stage:
         self._filter: TextFilter | None = text_filter
         self._held = ""
 
+    @property
+    def is_quick(self) -> bool:
+        return self._use.link.plugin.info.quick_filters
+
     def take(self, text: str, is_last: bool) -> str:
         """What goes out now. Raises Blocked or PluginFailed."""
         if self._filter is None:
@@ -224,9 +228,10 @@ class Stage:
 
 
 class Output:
-    """An answer on its way out, piece by piece. `text` is what has gone out."""
+    """An answer on its way out, piece by piece. `text` is what has gone out. `is_quick`: every filter of it says so."""
 
     def __init__(self, stages: list[Stage]) -> None:
+        self.is_quick = all(stage.is_quick for stage in stages)
         self._stages = stages
         self._out: list[str] = []
 

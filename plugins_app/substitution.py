@@ -46,9 +46,9 @@ class StreamPattern:
         certain = len(text) if opened is None else opened.start()
         return (match if match.start() < certain else None), certain
 
-    def search(self, text: str, at: int = 0) -> Any:
-        """The first match in a text that is whole. Raises TimeoutError."""
-        return self._whole.search(text, at, **self._limits)
+    def search(self, text: str, at: int = 0, end: int | None = None) -> Any:
+        """The first match in a text that is whole, or ends at `end`. Raises TimeoutError."""
+        return self._whole.search(text, at, end, **self._limits)
 
 
 class Substitution:

@@ -32,6 +32,7 @@ class JsonRepair:
             "additionalProperties": False,
         },
         default_priority=70,
+        quick_filters=True,
     )
 
     @hookimpl

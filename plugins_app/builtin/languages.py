@@ -5,6 +5,7 @@ every text of some length has; a text with too few of them, or with those of sev
 """
 
 import re
+from collections import Counter
 
 _LATIN = {
     "de": (
@@ -57,7 +58,9 @@ KNOWN = frozenset(_LATIN) | frozenset(_SCRIPTS) | {"uk"}
 
 _UKRAINIAN = re.compile(r"[іїєґІЇЄҐ]")
 _SCRIPT_PATTERNS = {language: re.compile(pattern) for language, pattern in _SCRIPTS.items()}
+_FOREIGN = re.compile("|".join(_SCRIPTS.values()))
 _LETTER = re.compile(r"[^\W\d_]")
+_LETTERS = re.compile(r"[^\W\d_].*?[^\W\d_]", re.DOTALL)  # a text with fewer is in no language
 _WORD = re.compile(r"[^\W\d_]+")
 _LANGUAGES_OF: dict[str, list[str]] = {}
 for _language, _words in _LATIN.items():
@@ -65,7 +68,6 @@ for _language, _words in _LATIN.items():
         _LANGUAGES_OF.setdefault(_word, []).append(_language)
 
 _SAMPLE = 4000
-_MIN_LETTERS = 2
 _MIN_WORDS = 2
 _LEAD = 1.25  # how far the best must be ahead of the second
 
@@ -73,9 +75,11 @@ _LEAD = 1.25  # how far the best must be ahead of the second
 def language_of(text: str) -> str | None:
     """The ISO 639-1 code of a text's language; None when that can't be told."""
     sample = text if len(text) <= _SAMPLE else text[: _SAMPLE // 2] + " " + text[-_SAMPLE // 2 :]
-    letters = len(_LETTER.findall(sample))
-    if letters < _MIN_LETTERS:
+    if _LETTERS.search(sample) is None:
         return None
+    if _FOREIGN.search(sample) is None:
+        return _of_words(sample)
+    letters = len(_LETTER.findall(sample))
     counts = {language: len(pattern.findall(sample)) for language, pattern in _SCRIPT_PATTERNS.items()}
     foreign = sum(counts.values())
     if foreign * 2 > letters:
@@ -93,11 +97,12 @@ def _of_script(sample: str, counts: dict[str, int]) -> str:
 def _of_words(sample: str) -> str | None:
     scores: dict[str, float] = {}
     found = 0
-    for word in _WORD.findall(sample.lower()):
-        languages = _LANGUAGES_OF.get(word, ())
-        found += bool(languages)
+    for word, count in Counter(_WORD.findall(sample.lower())).items():
+        if (languages := _LANGUAGES_OF.get(word)) is None:
+            continue
+        found += count
         for language in languages:  # a word of many languages tells little
-            scores[language] = scores.get(language, 0.0) + 1 / len(languages)
+            scores[language] = scores.get(language, 0.0) + count / len(languages)
     if found < _MIN_WORDS:
         return None
     best, second = sorted([*scores.items(), ("", 0.0), ("", 0.0)], key=lambda item: -item[1])[:2]

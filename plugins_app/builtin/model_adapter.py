@@ -104,6 +104,8 @@ class ModelAdapter:
             text = _LINE_END.sub("\n", text)
         if self._strip_control:
             text = _CONTROL.sub("", text)
+        if self._whitespace and "\n" in text:
+            text = _BLANK_LINES.sub("\n\n", _TRAILING.sub("", text))
         if self._whitespace:
-            text = _BLANK_LINES.sub("\n\n", _TRAILING.sub("", text)).strip()
+            text = text.strip()
         return text

@@ -7,7 +7,7 @@ spaces and dashes, and invisible characters between digits hide nothing.
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import regex
@@ -29,6 +29,9 @@ _NUMBER = rf"(?<!\d)\+?\(?\d(?:{_ANY_GAP}{{0,3}}+\d){{6,18}}+"
 # Without any of these there is no candidate, only perhaps the beginning of one, at the end.
 _TELLING = re.compile(r"[@\d]")
 _BEGINNING = regex.compile(rf"(?r)[{_LOCAL[1:-1]}(]*+\Z")
+
+# No candidate goes on beyond one of these.
+_BORDER = re.compile(r"[,;:!?\"\n]|[ \t][a-z]")
 
 _FIRST_GROUP = re.compile(r"\D*\d+")
 _CARD_GAP = re.compile(rf"\d(?:{_GAP}?\d)*")
@@ -69,6 +72,16 @@ def glance(text: str, at: int) -> int | None:
         return None
     place: int = _BEGINNING.search(text, at).start()
     return place
+
+
+def places(text: str) -> Iterator[tuple[int, int]]:
+    """Where in a whole text candidates can be, from left to right: for most of it a glance is enough."""
+    at = 0
+    while (telling := _TELLING.search(text, at)) is not None:
+        start: int = _BEGINNING.search(text, at, telling.start()).start()
+        border = _BORDER.search(text, telling.end())
+        at = len(text) if border is None else border.start()
+        yield start, at
 
 
 def decide(match: Any, kinds: frozenset[str]) -> tuple[str, int]:

@@ -48,6 +48,7 @@ class ResponseFilter:
             "additionalProperties": False,
         },
         default_priority=50,
+        quick_filters=True,
     )
 
     @hookimpl

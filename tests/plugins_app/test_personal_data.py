@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plugins_app.builtin.personal_data import passes_luhn, passes_mod_97
+from plugins_app.builtin.personal_data import KINDS, passes_luhn, passes_mod_97
 from plugins_app.builtin.pii_redactor import PiiRedactor
 from plugins_app.hookspecs import InvalidSettings, Prompt, Turn
+from plugins_app.substitution import substitute
 from tests.plugins_app.plugging import answered, loaded, prompted
 from tests.plugins_app.streaming import cut
 
@@ -99,6 +100,14 @@ NASTY = st.lists(
 @given(pieces=cut(NASTY))
 def test_a_stream_becomes_what_the_whole_would_have(pieces: list[str]) -> None:
     assert "".join(answered(PiiRedactor, {}, pieces)) == redacted("".join(pieces))
+
+
+@settings(max_examples=400, deadline=None)
+@given(texts=st.lists(st.one_of(NASTY, st.text(alphabet=" ,:\n\u00a0aZé4.@", max_size=8)), max_size=6))
+def test_looking_only_where_something_can_be_finds_the_same(texts: list[str]) -> None:
+    plugin, text = PiiRedactor(), "".join(texts)
+    plugin.setup({"kinds": KINDS, "input": True, "output": True, "replacement": "[{kind}]"})
+    assert plugin._redacted(text) == substitute(plugin._pattern, plugin._replace, text)
 
 
 def test_ordinary_words_are_held_back_for_one_token_at_most() -> None:
