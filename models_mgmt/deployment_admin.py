@@ -3,11 +3,14 @@
 from typing import Any
 
 from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import Http404, HttpRequest, HttpResponse
 from django.utils.safestring import SafeString
+from django.utils.text import Truncator
 
-from accounts.admin.acting import acting, badge
+from accounts.admin.acting import acting, audit_of, badge
+from accounts.admin.reading import ReadOnlyAdmin
 from common.byte_sizes import format_bytes
 from common.errors import ApiError
 from models_mgmt.deployments import LoadOptions, request_load, request_unload
@@ -44,25 +47,32 @@ def unload_models(modeladmin: Any, request: HttpRequest, queryset: QuerySet[Mode
 
 
 @admin.register(Deployment)
-class DeploymentAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the stubs only
+class DeploymentAdmin(ReadOnlyAdmin):
     """Rows are the workers' to write; here they are shown, loaded again and unloaded."""
 
-    list_display = ("model", "place", "shown_state", "memory", "expected", "load_time", "changed_at", "error")
+    list_display = ("model", "place", "shown_state", "memory", "expected", "seconds", "changed_at", "short_error")
     list_filter = ("state", "origin", "host", "device")
     search_fields = ("model__id", "host", "device")
+    search_help_text = "By model, host or device."
     actions = ("load_again", "unload", "unload_by_force")
+    fieldsets = (
+        (None, {"fields": ("model", "place", "shown_state", "told_error")}),
+        ("Asked for", {"fields": ("origin", "quantization", "context", "limit", "unloads_first")}),
+        ("Measured", {"fields": ("expected", "memory", "seconds")}),
+        ("Dates", {"fields": ("requested_at", "changed_at", "loaded_at")}),
+    )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Deployment]:
         return super().get_queryset(request).select_related("model")
 
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
-        return [field.name for field in Deployment._meta.fields]
+    def history_view(
+        self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """What is done to a deployment is noted at its model."""
+        row = self.get_object(request, unquote(object_id))
+        if row is None:
+            raise Http404
+        return audit_of("model", row.model_id)
 
     @admin.display(description="place", ordering="host")
     def place(self, row: Deployment) -> str:
@@ -80,6 +90,30 @@ class DeploymentAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
     @admin.display(description="expected", ordering="estimated_bytes")
     def expected(self, row: Deployment) -> str:
         return format_bytes(row.estimated_bytes) if row.estimated_bytes else "–"
+
+    @admin.display(description="load time", ordering="load_time")
+    def seconds(self, row: Deployment) -> str:
+        return "–" if row.load_time is None else f"{row.load_time:.1f} s"
+
+    @admin.display(description="error", ordering="error")
+    def short_error(self, row: Deployment) -> str:
+        return Truncator(row.error).chars(80) or "–"
+
+    @admin.display(description="error")
+    def told_error(self, row: Deployment) -> str:
+        return f"{row.error} ({row.error_code})" if row.error_code else row.error or "–"
+
+    @admin.display(description="context")
+    def context(self, row: Deployment) -> str:
+        return f"{row.context_length:,} tokens" if row.context_length else "as the model has it"
+
+    @admin.display(description="memory at most")
+    def limit(self, row: Deployment) -> str:
+        return format_bytes(row.max_memory_bytes) if row.max_memory_bytes else "no limit"
+
+    @admin.display(description="unloads first")
+    def unloads_first(self, row: Deployment) -> str:
+        return ", ".join(row.evicts) or "–"
 
     @admin.action(description="Load there")
     def load_again(self, request: HttpRequest, queryset: QuerySet[Deployment]) -> None:

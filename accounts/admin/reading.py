@@ -9,7 +9,7 @@ from django.http import HttpRequest
 class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the stubs only
     """Lists and single rows without a way to add, change or delete any."""
 
-    actions = None
+    actions: Any = None
     show_full_result_count = False
 
     def has_add_permission(self, request: HttpRequest) -> bool:
