@@ -1,17 +1,20 @@
 PYTHON ?= python3
 VENV := .venv/bin
 
-.PHONY: help run test check bench clean
+.PHONY: help run test test-postgresql check bench clean
 .DEFAULT_GOAL := help
 
 help: ## Show these targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
 run: ## Set everything up and start the server (Ctrl-C ends it)
 	@$(PYTHON) -m bootstrap && exec $(VENV)/python manage.py up
 
 test: ## Run the tests; ARGS="tests/site -k lock" picks some
 	@$(PYTHON) -m bootstrap run dev && $(VENV)/python -m pytest $(ARGS)
+
+test-postgresql: ## Run the tests that touch the database on PostgreSQL, started for them
+	@$(PYTHON) -m bootstrap run dev && $(VENV)/python -m tests.on_postgresql $(ARGS)
 
 check: ## Lint, types, import rules, missing migrations, templates
 	@$(PYTHON) -m bootstrap run dev
