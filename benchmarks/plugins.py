@@ -4,11 +4,13 @@ import json
 import os
 import statistics
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from benchmarks import gateway
@@ -95,6 +97,7 @@ def _chain(report: Report) -> None:
     lengths = f"prompts of {len(PROMPT)} and {len(LONG_PROMPT)} characters"
     title = f"Plugins alone: {lengths}, an answer of {len(tokens)} tokens"
     report.add(title, ["plugins", "per request, ms", "of the long one, ms", "per token, µs"], cells, rows)
+    _worker(report, chains["all five"], tokens)
 
 
 def _without() -> Row:
@@ -120,6 +123,49 @@ def _without() -> Row:
         "long_request_ms": request_ms,  # it isn't looked at
         "token_us": round(_seconds(lambda: [seam.passed(step) for _ in _MANY]) / len(_MANY) * 1e6, 3),
     }
+
+
+def _worker(report: Report, chain: Any, tokens: list[str]) -> None:
+    """What a token of a stream costs in a worker, filters and threads together; the tokens come one by one."""
+    rows: list[Row] = []
+    plain = _token_seconds(None, tokens, own_thread=False)
+    for name, own_thread in (("where tokens arrive", False), ("in a thread of the request's own", True)):
+        took = _token_seconds(chain, tokens, own_thread=own_thread) - plain
+        rows.append({"benchmark": "plugins", "plugins": f"all five, {name}", "token_us": round(took * 1e6, 1)})
+    cells = [[row["plugins"], row["token_us"]] for row in rows]
+    report.add("A token's way through a worker, with all five plugins", ["filtered", "CPU per token, µs"], cells, rows)
+
+
+def _token_seconds(chain: Any, tokens: list[str], *, own_thread: bool) -> float:
+    """CPU seconds a token, the median of several answers; without a chain, of the loop that measures."""
+    from engine.messages import Delta, Finished, Generate
+    from engine.params import SamplingParams
+    from inference.messages import Job
+    from inference.plugin_chain import PluginSeam
+    from inference.running import RunningTable
+
+    sent: Any = SimpleNamespace(put=lambda events: None)
+    manager: Any = SimpleNamespace(take=lambda: chain, give_back=lambda chain: None)
+    rounds = []
+    for _ in range(ROUNDS):
+        seam = PluginSeam(manager, sent)
+        request = Generate("1~1", SamplingParams(), text=PROMPT, stream=True)
+        job = Job("1", "1", "stream_infer", "echo", "web", (request,), submitted_at=0.0, seconds=60.0)
+        parent, entries = RunningTable().add(job)
+        seam.prepare(job, entries)
+        if own_thread and entries[0].plugged is not None:
+            entries[0].plugged.has_own_thread = True
+        waiting = threading.Thread(target=seam.wait, args=(parent, 60.0))
+        waiting.start()
+        began = time.process_time()
+        for count, token in enumerate(tokens):
+            seam.passed((Delta("1~1", token, count),))
+            time.sleep(0.001)
+        rounds.append((time.process_time() - began) / len(tokens))
+        seam.passed((Finished("1~1", ANSWER, "", "stop", 1, len(tokens), 0, 0.0, 0.0, 0.0),))
+        parent.count_sent(1)
+        waiting.join()
+    return statistics.median(rounds)
 
 
 def _seconds(work: Callable[[], object]) -> float:

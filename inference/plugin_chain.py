@@ -66,13 +66,20 @@ class PluginSeam:
         if not self._filtered:
             return events
         others: list[RequestEvent] = []
+        here: set[str] = set()
         for event in events:
+            if (
+                event.request_id in here
+            ):  # what comes before it is sent before this can be, by another thread or as an end
+                self._replies.put(tuple(others))
+                others, here = [], set()
             entry = self._filtered.get(event.request_id)
             if entry is None or isinstance(event, Accepted):
                 others.append(event)
             elif isinstance(event, Delta) and (plugged := entry.plugged) is not None and not plugged.has_own_thread:
                 if (changed := self._filtered_here(entry, plugged, event)) is not None:
                     others.append(changed)
+                    here.add(event.request_id)
             else:
                 entry.parent.inbox.put((entry, event))
         return tuple(others)
