@@ -34,6 +34,10 @@ def answers(report: Report) -> None:
         with _postgres(folder) as url:
             if url:
                 rows += _on("PostgreSQL", url, folder / "postgres")
+    _tabulate(report, rows)
+
+
+def _tabulate(report: Report, rows: list[Row]) -> None:
     report.add(
         f"`/system/metrics` over HTTP, in ms; {REQUESTS:,} requests, {GPUS} GPUs; target for `7d` at `1m`: {TARGET_MS}",
         ("database", "query", "median", "worst", "kilobytes"),
@@ -116,12 +120,13 @@ _SERIES = {
 _RECORDS = """
 INSERT INTO inference_requestrecord
   (request_id, item, model, kind, state, finish_reason, cancel_reason, error_code, backend, worker, prompt_tokens,
-   completion_tokens, cached_tokens, queue_time, prefill_time, decode_time, total_time, plugins, created_at)
+   completion_tokens, cached_tokens, queue_time, prefill_time, decode_time, total_time, auth_time, door_time,
+   taken_time, prepared_time, accept_time, plugins, created_at)
 {series} SELECT 'req_' || n, 0, CASE n % 4 WHEN 0 THEN 'echo' WHEN 1 THEN 'b' WHEN 2 THEN 'c' ELSE 'd' END, 'infer',
   CASE WHEN n % 97 = 0 THEN 'failed' WHEN n % 89 = 0 THEN 'cancelled' ELSE 'completed' END, 'stop', '', '', 'cuda',
   'h/cuda0',
   50 + n % 400, 20 + n % 130, 0, (n % 13) * 0.01, 0.02 + (n % 31) * 0.005, 0.3 + (n % 257) * 0.01,
-  0.35 + (n % 257) * 0.01 + (n % 31) * 0.005, '{{}}', {moment} FROM s
+  0.35 + (n % 257) * 0.01 + (n % 31) * 0.005, 0.001, 0.002, 0.003, 0.003, 0.004, '{{}}', {moment} FROM s
 """
 _MOMENTS = {
     "sqlite": "strftime('%Y-%m-%d %H:%M:%f', {first} + n * {step}, 'unixepoch')",

@@ -2,7 +2,7 @@
 
 import contextlib
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
@@ -57,8 +57,10 @@ class Buckets:
             return self.seconds
         return max(self.now - (self.end - self.seconds), _LEAST_SHARE * self.seconds)
 
-    def empty(self) -> Series:
-        return [None] * self.count
+    def column(self, indexes: Sequence[int], figures: Sequence[Figure], *, noughts: Sequence[int] = ()) -> Series:
+        """A figure for each bucket: those given, else 0 in the buckets `noughts`, else None."""
+        known: dict[int, Figure] = {**dict.fromkeys(noughts, 0), **dict(zip(indexes, figures, strict=True))}
+        return list(map(known.get, range(self.count)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,46 +186,32 @@ def _means(rows: list[Series]) -> Series:
 
 
 def _requests(buckets: Buckets, model: str, was_up: list[bool]) -> dict[str, Series]:
-    quiet: Series = [0 if up else None for up in was_up]  # nobody asked for anything
-    counts, rates, speeds = list(quiet), list(quiet), list(quiet)
-    errors, times, first_tokens = buckets.empty(), buckets.empty(), buckets.empty()
-    percentiles = {name: buckets.empty() for name in _PERCENTILES}
-    columns = list(percentiles.values())
-    rows = RequestBucket.objects.filter(
-        seconds=buckets.seconds, model=model, start__gte=buckets.first, start__lt=buckets.end
-    ).values_list(
-        "start",
-        "requests",
-        "completed",
-        "failed",
-        "completion_tokens",
-        "total_time",
-        "first_token_time",
-        *_PERCENTILES.values(),
+    """Column by column: for ten thousand buckets, that takes half the time of row by row."""
+    names = ("start", "requests", "completed", "failed", "completion_tokens", "total_time", "first_token_time")
+    rows = list(
+        RequestBucket.objects.filter(
+            seconds=buckets.seconds, model=model, start__gte=buckets.first, start__lt=buckets.end
+        ).values_list(*names, *_PERCENTILES.values())
     )
-    for start, requests, completed, failed, tokens, total_time, first_token_time, *spread in rows.iterator(
-        _READ_AT_ONCE
-    ):
-        index = (start - buckets.first) // buckets.seconds
-        elapsed = buckets.elapsed(index)
-        counts[index] = requests
-        rates[index] = round(60 * requests / elapsed, 2)
-        speeds[index] = round(tokens / elapsed, 2)
-        errors[index] = round(failed / requests, 4)
-        if completed:
-            times[index] = round(total_time / completed, 4)
-            first_tokens[index] = round(first_token_time / completed, 4)
-            for column, figure in zip(columns, spread, strict=True):
-                column[index] = figure
+    columns = list(zip(*rows, strict=True)) or [()] * (len(names) + len(_PERCENTILES))
+    starts, requests, completed, failed, tokens, total_time, first_token_time, *percentiles = columns
+    indexes = [(start - buckets.first) // buckets.seconds for start in starts]
+    elapsed = [buckets.elapsed(index) for index in indexes]
+    quiet = [index for index, up in enumerate(was_up) if up]  # where nobody asked for anything, unless they did
     return {
-        "requests": counts,
-        "request_rate": rates,
-        "error_rate": errors,
-        "response_time": times,
-        "time_to_first_token": first_tokens,
-        "tokens_per_second": speeds,
-        **percentiles,
+        "requests": buckets.column(indexes, requests, noughts=quiet),
+        "request_rate": buckets.column(indexes, _ratios(requests, elapsed, 2, times=60), noughts=quiet),
+        "error_rate": buckets.column(indexes, _ratios(failed, requests, 4)),
+        "response_time": buckets.column(indexes, _ratios(total_time, completed, 4)),
+        "time_to_first_token": buckets.column(indexes, _ratios(first_token_time, completed, 4)),
+        "tokens_per_second": buckets.column(indexes, _ratios(tokens, elapsed, 2), noughts=quiet),
+        **{name: buckets.column(indexes, column) for name, column in zip(_PERCENTILES, percentiles, strict=True)},
     }
+
+
+def _ratios(parts: Sequence[float], wholes: Sequence[float], digits: int, *, times: float = 1) -> Series:
+    """None where there is nothing to divide by."""
+    return [round(times * part / whole, digits) if whole else None for part, whole in zip(parts, wholes, strict=True)]
 
 
 def _queue(buckets: Buckets, model: str) -> dict[str, Series]:
