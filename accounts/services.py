@@ -8,6 +8,7 @@ from typing import Any
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.db import transaction
+from django.db.models import Q
 from django.utils import timezone
 
 from accounts import audit, tokens
@@ -23,6 +24,7 @@ ADMINISTRATOR = "admin"
 FIRST_KEY_NAME = "first key"
 PRESET_KEY_MIN_LENGTH = 16
 CHANGEABLE = ("role", "is_active", "email")
+_ADMINISTERS = Q(role=Role.ADMINISTRATOR, is_active=True)
 
 
 @transaction.atomic
@@ -43,7 +45,7 @@ def create_user(
 @transaction.atomic
 def update_user(*, user: User, changes: dict[str, Any], actor: Actor) -> User:
     """Change some of CHANGEABLE. Raises Conflict rather than leave no administrator."""
-    row = _locked(user)
+    row = _locked_with_administrators(user)
     if changes.get("role", row.role) != Role.ADMINISTRATOR or not changes.get("is_active", row.is_active):
         _check_not_the_last_administrator(row)
     before = {field: getattr(row, field) for field in changes}
@@ -61,7 +63,7 @@ def update_user(*, user: User, changes: dict[str, Any], actor: Actor) -> User:
 @transaction.atomic
 def delete_user(*, user: User, actor: Actor) -> None:
     """Delete a user and their keys. Raises Conflict rather than leave no administrator."""
-    row = _locked(user)
+    row = _locked_with_administrators(user)
     _check_not_the_last_administrator(row)
     keys = [f"{key.name} ({key.prefix})" for key in row.api_keys.all()]
     before: dict[str, tuple[Any, Any]] = {field: (getattr(row, field), None) for field in CHANGEABLE}
@@ -185,13 +187,22 @@ def _set_given_password(user: User, password: str) -> None:
 
 
 def _locked(user: User) -> User:
-    return User.objects.select_for_update().get(pk=user.pk)
+    return User.objects.select_for_update(no_key=True).get(pk=user.pk)
+
+
+def _locked_with_administrators(user: User) -> User:
+    """The user's row, locked together with those of all who administer: in one order, so that several who leave at the
+    same time don't wait for each other in a circle."""
+    rows = User.objects.select_for_update(no_key=True).filter(Q(pk=user.pk) | _ADMINISTERS).order_by("pk")
+    found = {row.pk: row for row in rows}
+    if user.pk not in found:
+        raise User.DoesNotExist
+    return found[user.pk]
 
 
 def _check_not_the_last_administrator(user: User) -> None:
     """Raises Conflict if nobody else administers; of several who leave at the same time, the last one stays."""
-    administrators = User.objects.select_for_update().filter(role=Role.ADMINISTRATOR, is_active=True).order_by("pk")
-    if {administrator.pk for administrator in administrators} == {user.pk}:
+    if set(User.objects.filter(_ADMINISTERS).values_list("pk", flat=True)) == {user.pk}:
         raise Conflict("This is the last active administrator; make another one first.")
 
 
