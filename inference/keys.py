@@ -26,3 +26,13 @@ def claim(job_id: str) -> str:
 def model_queue(model_id: str) -> str:
     """The sorted set of a model's waiting and running requests; their deadlines are the scores."""
     return key("queue", model_id)
+
+
+def first_in_queue(model_id: str) -> str:
+    """The sorted set of those of a model's requests that go first."""
+    return key("queue", model_id, "first")
+
+
+def standard_refused(model_id: str) -> str:
+    """Exists for a moment after a standard request found no place."""
+    return key("queue", model_id, "refused")

@@ -19,6 +19,7 @@ from common.redis import sync_redis
 from engine.messages import Delta, Failed, Finished, RequestEvent
 from inference import keys
 from inference.messages import Frame
+from inference.queue_limit import leave_in
 from inference.running import Running, RunningJob, RunningTable, is_end
 
 logger = logging.getLogger(__name__)
@@ -125,7 +126,7 @@ class ReplySender:
             for web_id, data in frames.items():
                 pipe.xadd(keys.reply_stream(web_id), {b"f": data}, maxlen=_MAX_STREAM_LENGTH, nomkstream=True)
             for model_id, request_ids in ended.items():
-                pipe.zrem(keys.model_queue(model_id), *request_ids)
+                leave_in(pipe, model_id, request_ids)
             pipe.execute()
 
 

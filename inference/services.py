@@ -19,6 +19,7 @@ from inference.gateway import Gateway, gateway
 from inference.messages import Kind
 from inference.results import figures, result
 from inference.sse import EventStream, InferLines, Lines
+from inference.task_message import GOES_FIRST, STANDARD
 from inference.token_bound import most_tokens
 from models_mgmt.models import Model
 from models_mgmt.selectors import aresolve_model, forget_models
@@ -254,7 +255,7 @@ async def _submit(
             user_id=origin.caller.user_id,
             key_id=origin.caller.key_id,
             budgeted=budgeted,
-            broker_priority=0 if goes_first else 3,  # Celery's scale has 0 as the highest
+            broker_priority=GOES_FIRST if goes_first else STANDARD,
         )
     except BaseException:  # above all a client that has gone meanwhile
         if origin.caller.budget is not None:

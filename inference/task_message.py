@@ -15,6 +15,8 @@ from common.redis import key
 from inference.messages import Job
 
 TASK_NAME = "inference.tasks.generate"
+# On Celery's scale, where 0 is the highest.
+GOES_FIRST, STANDARD = 0, 3
 _EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 _encode = msgspec.json.Encoder().encode
 

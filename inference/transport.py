@@ -12,8 +12,8 @@ from common.events import AnyEvent, apublish
 from common.redis import async_redis, new_redis_line, redis_line
 from inference import keys
 from inference.messages import Cancel, Frame, Job, decode_frame
-from inference.queue_limit import enter
-from inference.task_message import broker_list, task_message
+from inference.queue_limit import enter, leave_in
+from inference.task_message import GOES_FIRST, broker_list, task_message
 from models_mgmt import deployments
 from models_mgmt.presence import WorkerReport, alive_workers
 
@@ -120,6 +120,7 @@ class RedisTransport:
             self._line,
             model_id=job.model_id,
             request_ids=[request.request_id for request in job.requests],
+            goes_first=priority == GOES_FIRST,
             seconds=seconds,
             broker_list=broker_list(queue, priority),
             message=task_message(job, queue=queue, priority=priority),
@@ -131,7 +132,7 @@ class RedisTransport:
             for request_id in cancel.request_ids:
                 pipe.set(keys.cancelled(request_id), cancel.reason, px=max(1000, int(seconds * 1000)))
             pipe.publish(keys.control_channel(queue), cancel.encode())
-            pipe.zrem(keys.model_queue(model_id), *cancel.request_ids)
+            leave_in(pipe, model_id, cancel.request_ids)
             await pipe.execute()
         if cancel.reason == "lost":  # else the worker settles what was generated
             await budgets.release(list(cancel.request_ids))

@@ -77,6 +77,7 @@ async def test_celerys_own_consumer_takes_it(clean_redis: str, monkeypatch: pyte
         redis_line(),
         model_id="m",
         request_ids=["j~1"],
+        goes_first=True,
         seconds=60,
         broker_list=broker_list(QUEUE, 0),
         message=task_message(JOB, queue=QUEUE, priority=0),
