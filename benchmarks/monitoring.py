@@ -150,6 +150,7 @@ def fill() -> None:
     from django.core.management import call_command
     from django.db import connection
 
+    from monitoring.packing import pack
     from monitoring.rollups import rebuild
 
     call_command("migrate", verbosity=0)
@@ -164,7 +165,13 @@ def fill() -> None:
         samples = _SAMPLES.format(series=series.format(count=WEEK_MINUTES * 12), first=first, gpus=_gpus_json())
         cursor.execute(samples)
     _fill_minutes(first // 60)
-    print(f"{connection.vendor}: {rebuild():,} requests counted", flush=True)
+    counted, hours = rebuild(), 0
+    pack(time.time())
+    begun = time.perf_counter()
+    while packed := pack(time.time()):
+        hours += packed
+    seconds = time.perf_counter() - begun
+    print(f"{connection.vendor}: {counted:,} requests counted, {hours} hours packed in {seconds:.1f} s", flush=True)
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE")
 
@@ -186,7 +193,7 @@ def _gpu_minute(n: int) -> str:
 
     utilization = [(n * 7 + number * 13) % 1000 / 10 for number in range(GPUS)]
     memory = [(n * 3 + number * 29) % 1000 / 10 for number in range(GPUS)]
-    return GpuMinute(tuple(range(GPUS)), list(utilization), list(memory)).encode()
+    return GpuMinute(list(range(GPUS)), list(utilization), list(memory)).encode()
 
 
 def _fill_minutes(first: int) -> None:

@@ -312,6 +312,7 @@ KEEP_METRICS_DAYS = read_float("LLAMA_GPU_KEEP_METRICS_DAYS", 90.0, minimum=0)
 KEEP_RECORDS_DAYS = read_float("LLAMA_GPU_KEEP_RECORDS_DAYS", 90.0, minimum=0)
 KEEP_LOGS_DAYS = read_float("LLAMA_GPU_KEEP_LOGS_DAYS", 7.0, minimum=0)
 PRUNE_SECONDS = 600.0
+PACK_SECONDS = 120.0
 # Who may read /metrics: callers with this permission, everybody (`open`), or nobody (`off`).
 METRICS_ACCESS = read_str("LLAMA_GPU_METRICS_ACCESS", "read", choices=("read", "admin", "open", "off"))
 # Where traces are sent to, by OTLP over HTTP; empty: nowhere.
@@ -357,6 +358,7 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": PRUNE_SECONDS,
         "options": {"expires": PRUNE_SECONDS},
     },
+    "pack": {"task": "monitoring.tasks.pack", "schedule": PACK_SECONDS, "options": {"expires": PACK_SECONDS}},
     "audit": {"task": "accounts.tasks.prune_audit", "schedule": PRUNE_SECONDS, "options": {"expires": PRUNE_SECONDS}},
 }
 CELERY_BROKER_TRANSPORT_OPTIONS = {

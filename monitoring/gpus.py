@@ -47,11 +47,11 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True):
 class GpuMinute(msgspec.Struct, frozen=True, array_like=True):
     """The means of a host's GPUs over a minute: their ids, and for each of them utilization and memory in percent."""
 
-    ids: tuple[int, ...] = ()
+    ids: list[int] = []
     utilization: list[Figure] = []
     memory: list[Figure] = []
 
-    def aligned(self, ids: tuple[int, ...]) -> "GpuMinute":
+    def aligned(self, ids: list[int]) -> "GpuMinute":
         """With exactly these GPUs; those that it doesn't know have no figures."""
         if self.ids == ids:
             return self
@@ -65,10 +65,6 @@ class GpuMinute(msgspec.Struct, frozen=True, array_like=True):
         return msgspec.json.encode(self).decode()
 
 
-_minute_decoder = msgspec.json.Decoder(GpuMinute)
-decode_gpu_minute = _minute_decoder.decode
-
-
 def mean_minute(readings: Sequence[Sequence[Gpu]]) -> GpuMinute:
     """The means of several readings of a host."""
     by_id: dict[int, list[Gpu]] = {}
@@ -77,7 +73,7 @@ def mean_minute(readings: Sequence[Sequence[Gpu]]) -> GpuMinute:
             by_id.setdefault(gpu.id, []).append(gpu)
     gpus = [by_id[number] for number in sorted(by_id)]
     return GpuMinute(
-        ids=tuple(sorted(by_id)),
+        ids=sorted(by_id),
         utilization=[mean_of([gpu.utilization for gpu in read]) for read in gpus],
         memory=[mean_of([gpu.memory_percent for gpu in read]) for read in gpus],
     )

@@ -102,6 +102,34 @@ class QueueMinute(models.Model):
         return f"{self.model or 'all models'} in minute {self.minute}"
 
 
+class PackedHour(models.Model):
+    """A finished Unix hour, and whether its `PackedFigures` are what the minutes are now."""
+
+    hour = models.PositiveIntegerField(primary_key=True)
+    packed = models.BooleanField(default=False)
+
+    def __str__(self) -> str:
+        return f"hour {self.hour}"
+
+
+class PackedFigures(models.Model):
+    """The figures of an hour's minutes, of one host, one model's requests or one model's queue, to be read at once.
+
+    `figures`: msgpack, the columns of `monitoring.packing`.
+    """
+
+    hour = models.PositiveIntegerField()
+    kind = models.CharField(max_length=16)
+    owner = models.CharField(max_length=200, blank=True, help_text="A host or a model; empty: all models.")
+    figures = models.BinaryField()
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=("hour", "kind", "owner"), name="one_pack"),)
+
+    def __str__(self) -> str:
+        return f"{self.kind} of {self.owner or 'all'} in hour {self.hour}"
+
+
 class LogEntry(models.Model):
     """One line of the log, of any process. Its traceback, if it had one, is only where the process writes its lines."""
 

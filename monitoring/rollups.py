@@ -11,6 +11,7 @@ from django.db import transaction
 from inference.models import RequestRecord
 from monitoring.distribution import Distribution
 from monitoring.models import RequestBucket
+from monitoring.packing import unpack, unpack_all
 
 State = RequestRecord.State
 ALL_MODELS = ""
@@ -87,6 +88,7 @@ def add(records: Sequence[RequestRecord]) -> None:
     RequestBucket.objects.bulk_create(
         [rows[span] for span in spans], update_conflicts=True, unique_fields=_KEYS, update_fields=_UPDATED
     )
+    unpack(span.start for span in spans)
 
 
 def rebuild() -> int:
@@ -123,6 +125,7 @@ def rebuild() -> int:
         RequestBucket.objects.bulk_create(
             rows, batch_size=1000, update_conflicts=True, unique_fields=_KEYS, update_fields=_UPDATED
         )
+        unpack_all()
     return seen
 
 

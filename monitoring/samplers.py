@@ -24,6 +24,7 @@ from monitoring.gpus import Gpu, GpuReader, mean_minute
 from monitoring.hosts import HostFigures, HostReader
 from monitoring.lease import Lease
 from monitoring.models import HostMinute, HostSample, QueueMinute
+from monitoring.packing import unpack
 from monitoring.queues import waiting_by_model
 from monitoring.rollups import ALL_MODELS
 from monitoring.selectors import Lately, lately
@@ -111,6 +112,7 @@ def keep_sample(host: str, now: float, figures: HostFigures, gpus: Sequence[Gpu]
             unique_fields=("minute", "host"),
             update_fields=tuple(mean),
         )
+        unpack([now])
 
 
 def keep_queues(now: float, waiting: dict[str, int]) -> None:
@@ -121,6 +123,7 @@ def keep_queues(now: float, waiting: dict[str, int]) -> None:
             more = {"readings": F("readings") + 1, "waiting": F("waiting") + depth, "most": Greatest("most", depth)}
             if not QueueMinute.objects.filter(model=model, minute=minute).update(**more):
                 QueueMinute.objects.create(model=model, minute=minute, readings=1, waiting=depth, most=depth)
+        unpack([now])
 
 
 def _mean(samples: Sequence[HostSample]) -> dict[str, Any]:

@@ -4,28 +4,24 @@ import contextlib
 import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from datetime import UTC, datetime
+from itertools import chain
+from typing import Any, NamedTuple, TypeVar
 
+import msgspec
 from django.conf import settings
 
-from monitoring.gpus import Figure, GpuMinute, decode_gpu_minute, mean_of
-from monitoring.models import HostMinute, QueueMinute, RequestBucket
+from monitoring.columns import REQUEST_SERIES, Columns, per_minute, per_second, requests_by
+from monitoring.gpus import Figure, GpuMinute, mean_of
+from monitoring.packing import HOUR, read
 from monitoring.rollups import ALL_MODELS
 
 Series = list[Figure]
 _MINUTE = 60
 # A rate over a bucket that has just begun says little; it is taken over a tenth of the bucket at least.
 _LEAST_SHARE = 0.1
-_PERCENTILES = {
-    "response_time_p50": "latency_p50",
-    "response_time_p95": "latency_p95",
-    "response_time_p99": "latency_p99",
-    "time_to_first_token_p50": "first_token_p50",
-    "time_to_first_token_p95": "first_token_p95",
-    "time_to_first_token_p99": "first_token_p99",
-}
-_READ_AT_ONCE = 5000
+_GPUS = 5  # the column of a host
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +44,36 @@ class Buckets:
         return self.first + self.count * self.seconds
 
     def timestamps(self) -> list[str]:
-        first, step = datetime.fromtimestamp(self.first, UTC).replace(tzinfo=None), timedelta(seconds=self.seconds)
-        return [f"{(first + number * step).isoformat()}Z" for number in range(self.count)]
+        """Where the buckets begin. They all begin at the same times of their hours."""
+        times = [(f"{second // 60:02}:{second % 60:02}Z", second) for second in range(0, HOUR, self.seconds)]
+        hours = ((hour, datetime.fromtimestamp(hour, UTC)) for hour in range(self.first // HOUR * HOUR, self.end, HOUR))
+        return [
+            f"{moment:%Y-%m-%dT%H}:{time}"
+            for hour, moment in hours
+            for time, second in times
+            if self.first <= hour + second < self.end
+        ]
 
-    def elapsed(self, index: int) -> float:
-        """How many seconds of a bucket have passed."""
-        if index < self.count - 1:
-            return self.seconds
+    def elapsed(self) -> float:
+        """How many seconds of the running bucket have passed."""
         return max(self.now - (self.end - self.seconds), _LEAST_SHARE * self.seconds)
 
-    def column(self, indexes: Sequence[int], figures: Sequence[Figure], *, noughts: Sequence[int] = ()) -> Series:
-        """A figure for each bucket: those given, else 0 in the buckets `noughts`, else None."""
-        known: dict[int, Figure] = {**dict.fromkeys(noughts, 0), **dict(zip(indexes, figures, strict=True))}
-        return list(map(known.get, range(self.count)))
+    def of_minutes(self, minutes: Sequence[int]) -> list[int]:
+        """The buckets that these Unix minutes are in."""
+        first, step = self.first // _MINUTE, self.seconds // _MINUTE
+        return [(minute - first) // step for minute in minutes]
+
+    def column(self, indexes: Sequence[int], figures: Sequence[T], *, noughts: Sequence[int] = ()) -> list[T | None]:
+        """A figure for each bucket: those given, else 0 in the buckets `noughts`, else None. `indexes` ascend."""
+        found: list[Any] = [None] * self.count
+        for index in noughts:
+            found[index] = 0
+        if indexes and indexes[-1] - indexes[0] + 1 == len(indexes):  # without a gap
+            found[indexes[0] : indexes[-1] + 1] = figures
+            return found
+        for index, figure in zip(indexes, figures, strict=True):
+            found[index] = figure
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +97,7 @@ def metrics(*, timeframe: str, granularity: str, model: str | None, now: float) 
 def _metrics(buckets: Buckets, model: str) -> Metrics:
     hosts = _Hosts(buckets)
     series: dict[str, Series | list[Series | None]] = {
-        **_requests(buckets, model, hosts.was_up),
+        **_requests(buckets, model, hosts.was_up()),
         **_queue(buckets, model),
         **hosts.series(),
     }
@@ -104,75 +117,84 @@ def _without_collection() -> Iterator[None]:
 
 
 class _Minute(NamedTuple):
-    """What is read of a HostMinute."""
+    """What is read of a host's minute."""
 
     minute: int
-    host: str
     cpu_usage: float
     cpu_cores: int
     memory_used: int
     memory_total: int
-    gpus: str
+    gpus: GpuMinute
+    memory_usage: Figure
 
 
 class _Hosts:
     """The minutes of all hosts, by bucket. CPUs weigh by their cores, memory by its size."""
 
     def __init__(self, buckets: Buckets) -> None:
-        self._buckets: list[list[tuple[_Minute, GpuMinute]]] = [[] for _ in range(buckets.count)]
-        self._gpus: dict[str, set[int]] = {}
-        minutes = HostMinute.objects.filter(
-            minute__gte=buckets.first // _MINUTE, minute__lt=buckets.end // _MINUTE
-        ).values_list(*_Minute._fields)
-        first, step, known = buckets.first // _MINUTE, buckets.seconds // _MINUTE, self._gpus
-        for minute in map(_Minute._make, minutes.iterator(_READ_AT_ONCE)):
-            gpus = decode_gpu_minute(minute.gpus)
-            known.setdefault(minute.host, set()).update(gpus.ids)
-            self._buckets[(minute.minute - first) // step].append((minute, gpus))
+        self._buckets = buckets
+        self._hosts = dict(sorted(read("hosts", first=buckets.first, end=buckets.end).items()))
+        self._indexes = {host: buckets.of_minutes(columns[0]) for host, columns in self._hosts.items()}
+        self._gpus = {
+            host: sorted({number for ids, _, _ in columns[_GPUS] for number in ids})
+            for host, columns in self._hosts.items()
+        }
 
-    @property
-    def was_up(self) -> list[bool]:
-        """Whether anybody was there to measure, for each bucket."""
-        return [bool(minutes) for minutes in self._buckets]
+    def was_up(self) -> list[int]:
+        """The buckets in which anybody was there to measure."""
+        return sorted(set(chain.from_iterable(self._indexes.values())))
 
     def gpus(self) -> list[tuple[str, int]]:
-        return [(host, number) for host in sorted(self._gpus) for number in sorted(self._gpus[host])]
+        return [(host, number) for host, ids in self._gpus.items() for number in ids]
 
     def series(self) -> dict[str, Series | list[Series | None]]:
-        columns = {host: tuple(sorted(self._gpus[host])) for host in sorted(self._gpus)}
+        if self._buckets.seconds == _MINUTE and len(self._hosts) == 1:
+            return self._of_one_host()
         cpu: Series = []
         memory: Series = []
         utilization: list[Series | None] = []
         gpu_memory: list[Series | None] = []
-        for minutes in self._buckets:
-            if len(minutes) == 1 and len(columns) == 1:  # a bucket of a minute of the only host: nothing to add up
-                (row, gpus), (ids,) = minutes[0], columns.values()
-                cpu.append(row.cpu_usage)
-                memory.append(round(100 * row.memory_used / row.memory_total, 1) if row.memory_total else None)
-                gpus = gpus.aligned(ids)
-                utilization.append(gpus.utilization)
-                gpu_memory.append(gpus.memory)
-                continue
-            cpu.append(_weighted([(row.cpu_usage * row.cpu_cores, row.cpu_cores) for row, _ in minutes]))
-            memory.append(_weighted([(100 * row.memory_used, row.memory_total) for row, _ in minutes]))
+        for hosts in self._by_bucket():
+            minutes = list(chain.from_iterable(hosts.values()))
+            cpu.append(_weighted([(row.cpu_usage * row.cpu_cores, row.cpu_cores) for row in minutes]))
+            memory.append(_weighted([(100 * row.memory_used, row.memory_total) for row in minutes]))
             if not minutes:
                 utilization.append(None)
                 gpu_memory.append(None)
                 continue
-            aligned = [_of_host(host, minutes, ids) for host, ids in columns.items()]
+            aligned = [
+                [row.gpus.aligned(ids) for row in hosts.get(host, ())] or [GpuMinute().aligned(ids)]
+                for host, ids in self._gpus.items()
+            ]
             utilization.append([figure for gpus in aligned for figure in _means([one.utilization for one in gpus])])
             gpu_memory.append([figure for gpus in aligned for figure in _means([one.memory for one in gpus])])
-        return {
-            "gpu_utilization": utilization,
-            "gpu_memory": gpu_memory,
-            "cpu_usage": cpu,
-            "memory_usage": memory,
-        }
+        return _host_series(utilization, gpu_memory, cpu, memory)
+
+    def _of_one_host(self) -> dict[str, Series | list[Series | None]]:
+        """Minutes of the only host: there is nothing to add up."""
+        ((host, (_, cpu, _, _, _, gpus, memory)),) = self._hosts.items()
+        ids, indexes, column = self._gpus[host], self._indexes[host], self._buckets.column
+        if any(known != ids for known, _, _ in gpus):
+            gpus = [msgspec.structs.astuple(GpuMinute(*minute).aligned(ids)) for minute in gpus]
+        return _host_series(
+            column(indexes, [utilization for _, utilization, _ in gpus]),
+            column(indexes, [gpu_memory for _, _, gpu_memory in gpus]),
+            column(indexes, cpu),
+            column(indexes, memory),
+        )
+
+    def _by_bucket(self) -> list[dict[str, list[_Minute]]]:
+        found: list[dict[str, list[_Minute]]] = [{} for _ in range(self._buckets.count)]
+        for host, columns in self._hosts.items():
+            for index, *figures, gpus, memory in zip(self._indexes[host], *columns, strict=True):
+                found[index].setdefault(host, []).append(_Minute._make((*figures, GpuMinute(*gpus), memory)))
+        return found
 
 
-def _of_host(host: str, minutes: list[tuple[_Minute, GpuMinute]], ids: tuple[int, ...]) -> list[GpuMinute]:
-    """A host's minutes of a bucket, with a column for each of its GPUs."""
-    return [gpus.aligned(ids) for row, gpus in minutes if row.host == host] or [GpuMinute().aligned(ids)]
+def _host_series(
+    utilization: list[Series | None], gpu_memory: list[Series | None], cpu: Series, memory: Series
+) -> dict[str, Series | list[Series | None]]:
+    return {"gpu_utilization": utilization, "gpu_memory": gpu_memory, "cpu_usage": cpu, "memory_usage": memory}
 
 
 def _weighted(parts: list[tuple[float, float]]) -> Figure:
@@ -185,42 +207,39 @@ def _means(rows: list[Series]) -> Series:
     return rows[0] if len(rows) == 1 else [mean_of(column) for column in zip(*rows, strict=True)]
 
 
-def _requests(buckets: Buckets, model: str, was_up: list[bool]) -> dict[str, Series]:
-    """Column by column: for ten thousand buckets, that takes half the time of row by row."""
-    names = ("start", "requests", "completed", "failed", "completion_tokens", "total_time", "first_token_time")
-    rows = list(
-        RequestBucket.objects.filter(
-            seconds=buckets.seconds, model=model, start__gte=buckets.first, start__lt=buckets.end
-        ).values_list(*names, *_PERCENTILES.values())
-    )
-    columns = list(zip(*rows, strict=True)) or [()] * (len(names) + len(_PERCENTILES))
-    starts, requests, completed, failed, tokens, total_time, first_token_time, *percentiles = columns
+def _requests(buckets: Buckets, model: str, was_up: Sequence[int]) -> dict[str, Series]:
+    """`was_up`: where nobody asked for anything, unless they did."""
+    starts, *columns, tokens = _request_columns(buckets, model)
     indexes = [(start - buckets.first) // buckets.seconds for start in starts]
-    elapsed = [buckets.elapsed(index) for index in indexes]
-    quiet = [index for index, up in enumerate(was_up) if up]  # where nobody asked for anything, unless they did
+    figures = dict(zip(REQUEST_SERIES, columns, strict=True))
+    if indexes and indexes[-1] == buckets.count - 1:  # the running one has not had all of its time yet
+        elapsed = buckets.elapsed()
+        figures["request_rate"][-1] = per_minute(figures["requests"][-1], elapsed)
+        figures["tokens_per_second"][-1] = per_second(tokens[-1], elapsed)
+    counts = ("requests", "request_rate", "tokens_per_second")
     return {
-        "requests": buckets.column(indexes, requests, noughts=quiet),
-        "request_rate": buckets.column(indexes, _ratios(requests, elapsed, 2, times=60), noughts=quiet),
-        "error_rate": buckets.column(indexes, _ratios(failed, requests, 4)),
-        "response_time": buckets.column(indexes, _ratios(total_time, completed, 4)),
-        "time_to_first_token": buckets.column(indexes, _ratios(first_token_time, completed, 4)),
-        "tokens_per_second": buckets.column(indexes, _ratios(tokens, elapsed, 2), noughts=quiet),
-        **{name: buckets.column(indexes, column) for name, column in zip(_PERCENTILES, percentiles, strict=True)},
+        name: buckets.column(indexes, column, noughts=was_up if name in counts else ())
+        for name, column in figures.items()
     }
 
 
-def _ratios(parts: Sequence[float], wholes: Sequence[float], digits: int, *, times: float = 1) -> Series:
-    """None where there is nothing to divide by."""
-    return [round(times * part / whole, digits) if whole else None for part, whole in zip(parts, wholes, strict=True)]
+def _request_columns(buckets: Buckets, model: str) -> Columns:
+    """Minutes may be packed; of longer spans there are few enough."""
+    if buckets.seconds == _MINUTE:
+        found = read("requests", first=buckets.first, end=buckets.end, owner=model)
+    else:
+        found = requests_by(buckets.seconds).read(first=buckets.first, end=buckets.end, owner=model)
+    return found.get(model) or [[] for _ in ("start", *REQUEST_SERIES, "tokens")]
 
 
 def _queue(buckets: Buckets, model: str) -> dict[str, Series]:
+    columns = read("queues", first=buckets.first, end=buckets.end, owner=model).get(model) or [[]] * 5
+    minutes, *figures, depth = columns
+    indexes = buckets.of_minutes(minutes)
+    if buckets.seconds == _MINUTE:
+        return {"queue_depth": buckets.column(indexes, depth), "queue_depth_max": buckets.column(indexes, figures[-1])}
     readings, waiting, most = [0] * buckets.count, [0] * buckets.count, [0] * buckets.count
-    rows = QueueMinute.objects.filter(
-        model=model, minute__gte=buckets.first // _MINUTE, minute__lt=buckets.end // _MINUTE
-    ).values_list("minute", "readings", "waiting", "most")
-    for minute, count, total, peak in rows.iterator(_READ_AT_ONCE):
-        index = (minute * _MINUTE - buckets.first) // buckets.seconds
+    for index, count, total, peak in zip(indexes, *figures, strict=True):
         readings[index] += count
         waiting[index] += total
         most[index] = max(peak, most[index])
