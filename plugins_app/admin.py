@@ -21,7 +21,7 @@ from common.errors import ApiError
 from plugins_app.discovery import installed
 from plugins_app.hookspecs import PluginInfo
 from plugins_app.models import Plugin
-from plugins_app.selectors import KnownPlugin, new_row
+from plugins_app.selectors import KnownPlugin, find_plugin, new_row
 from plugins_app.services import configure_plugin, load_plugin, unload_plugin
 
 _STATES = {"loaded": "good", "failed": "bad", "available": "quiet"}
@@ -42,12 +42,15 @@ class PluginForm(forms.ModelForm):  # type: ignore[type-arg]  # generic in the s
         cleaned = super().clean() or {}
         if self.errors:
             return cleaned
-        config = {name: cleaned[name] for name in _CONFIG}
+        # What was not changed here may have been elsewhere, since the page was opened.
+        config = {name: cleaned[name] for name in _CONFIG if name in self.changed_data}
         try:
+            known = find_plugin(self.instance.pk)
             if cleaned["loaded"]:
-                known = load_plugin(plugin_id=self.instance.pk, config=config, actor=self.actor)
+                known = load_plugin(plugin_id=self.instance.pk, config=config or None, actor=self.actor)
             else:
-                known = configure_plugin(plugin_id=self.instance.pk, config=config, actor=self.actor)
+                if config:
+                    known = configure_plugin(plugin_id=self.instance.pk, config=config, actor=self.actor)
                 unload_plugin(plugin_id=self.instance.pk, actor=self.actor)
         except ApiError as error:
             self._refuse(error)

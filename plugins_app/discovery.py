@@ -19,7 +19,7 @@ from plugins_app.builtin.model_adapter import ModelAdapter
 from plugins_app.builtin.pii_redactor import PiiRedactor
 from plugins_app.builtin.prompt_guard import PromptGuard
 from plugins_app.builtin.response_filter import ResponseFilter
-from plugins_app.hookspecs import API_VERSION, ENTRY_POINTS, Category, PluginInfo
+from plugins_app.hookspecs import API_VERSION, ENTRY_POINTS, Category, OnError, PluginInfo
 from plugins_app.models import ID_PATTERN
 from plugins_app.settings_schema import schema_problem
 
@@ -86,7 +86,7 @@ def _of(point: importlib.metadata.EntryPoint) -> Installed:
     try:
         kind = point.load()
         info = _checked(kind, point.name)
-    except Exception as error:  # whatever a foreign package does while it is imported
+    except (Exception, SystemExit) as error:  # whatever a foreign package does while it is imported
         logger.warning("the plugin %s can't be used", point.name, exc_info=True)
         return Installed(_unknown(point.name), package, None, f"{type(error).__name__}: {error}"[:300])
     return Installed(info, package, kind)
@@ -103,6 +103,8 @@ def _checked(kind: Any, plugin_id: str) -> PluginInfo:
         raise ValueError(f"it was written for version {info.api_version} of the plugin API; this is {API_VERSION}")
     if info.category not in get_args(Category):
         raise ValueError(f"the category {info.category!r} is not one of {', '.join(get_args(Category))}")
+    if info.default_on_error not in get_args(OnError):
+        raise ValueError(f"the default_on_error {info.default_on_error!r} is not open or closed")
     if problem := schema_problem(info.settings_schema):
         raise ValueError(f"its settings_schema is wrong: {problem}")
     return info

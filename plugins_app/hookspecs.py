@@ -17,6 +17,7 @@ hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
 Category = Literal["preprocessing", "postprocessing", "monitoring"]
+OnError = Literal["open", "closed"]
 Role = Literal["system", "user", "assistant"]
 
 # Takes the text that has not gone out yet, and whether nothing follows it; returns what goes out now, and what is held
@@ -30,6 +31,7 @@ class PluginInfo:
 
     `id`: letters, digits, `_`, `.` and `-`; the name of its entry point. `settings_schema`: a JSON Schema of type
     object; its `default`s are filled in. `api_version`: the version of this module that it was written for.
+    `default_on_error`: `closed` for one that must not be left out, as long as nobody configures something else.
     `quick_filters`: its filters only compute, in microseconds for a token, and never wait for anything; they are called
     for the pieces of a stream where these arrive, beside those of all other requests, instead of in a thread of the
     request's own. One that takes long all the same loses that for the rest of its answer.
@@ -46,6 +48,7 @@ class PluginInfo:
     )
     api_version: str = API_VERSION
     default_priority: int = 100
+    default_on_error: OnError = "open"
     quick_filters: bool = False
 
 

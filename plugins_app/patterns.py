@@ -5,12 +5,12 @@ match that is still being written could not be seen coming.
 """
 
 import re
-import unicodedata
 from typing import Any
 
 import regex
 
 from plugins_app.hookspecs import InvalidSettings
+from plugins_app.words import WordList, is_visible
 
 MAX_LENGTH = 1000
 SECONDS = 0.05
@@ -71,19 +71,9 @@ def _probe(pattern: Any, source: str, field: str) -> None:
             raise InvalidSettings(field, "This pattern matches the empty text.")
 
 
-def words_pattern(words: list[str], *, field: str, ignore_case: bool = True, whole_words: bool = True) -> Any:
-    """A pattern for any of these words or phrases. White space in a phrase stands for any white space."""
-    cleaned = [" ".join(word.split()) for word in words]
-    for index, word in enumerate(cleaned):
-        if not word:
+def word_list(words: list[str], *, field: str, ignore_case: bool = True, whole_words: bool = True) -> WordList:
+    """Any of these words or phrases. Raises InvalidSettings for one in which there is nothing to be seen."""
+    for index, word in enumerate(words):
+        if not is_visible(word):
             raise InvalidSettings(f"{field}[{index}]", "A word must not be empty.")
-    # The longest first, so that "secret plan" goes before "secret".
-    forms = sorted({form for word in cleaned for form in _forms(word)}, key=lambda form: (-len(form), form))
-    body = "|".join(r"\s+".join(regex.escape(part) for part in form.split(" ")) for form in forms)
-    source = rf"(?<!\w)(?:{body})(?!\w)" if whole_words else f"(?:{body})"
-    return regex.compile(source, regex.IGNORECASE if ignore_case else 0)
-
-
-def _forms(word: str) -> set[str]:
-    """The ways in which Unicode can spell it: "é" is one character or two."""
-    return {unicodedata.normalize("NFC", word), unicodedata.normalize("NFD", word)}
+    return WordList(words, ignore_case=ignore_case, whole_words=whole_words)

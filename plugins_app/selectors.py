@@ -61,4 +61,5 @@ def find_plugin(plugin_id: str) -> KnownPlugin:
 
 def new_row(found: Installed) -> Plugin:
     """What holds for a plugin that nobody has configured yet; not saved."""
-    return Plugin(id=found.info.id, priority=found.info.default_priority)
+    info = found.info
+    return Plugin(id=info.id, priority=info.default_priority, on_error=info.default_on_error)

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Mapping
 from copy import copy
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,9 +22,18 @@ from plugins_app.hookspecs import InvalidSettings
 from plugins_app.loaded import LoadError, checked_settings, load
 from plugins_app.models import Plugin
 from plugins_app.notices import announce_change
-from plugins_app.selectors import KnownPlugin, find_plugin
+from plugins_app.selectors import KnownPlugin, find_plugin, new_row
 
 SETTINGS_FIELD = "config.settings"
+
+_MAX_ERROR = 500
+_ANY: Mapping[str, Any] = {}
+_CLEAN_SLATE: dict[str, Any] = {
+    "circuit": Plugin.Circuit.CLOSED,
+    "circuit_opened_at": None,
+    "last_error": "",
+    "last_error_at": None,
+}
 
 
 def load_plugin(*, plugin_id: str, config: Mapping[str, Any] | None = None, actor: Actor = SERVER) -> KnownPlugin:
@@ -37,14 +47,13 @@ def load_plugin(*, plugin_id: str, config: Mapping[str, Any] | None = None, acto
     known = find_plugin(plugin_id)
     if known.row.loaded and config is None and not known.row.last_error and not known.installed.error:
         return known
-    former = copy(known.row)
     row = _configured(known, config or {})
-    row.load_time = _tried(known, row)
-    row.loaded, row.loaded_at = True, timezone.now()
-    _save_and_see(row, former, "plugin.updated" if former.loaded else "plugin.loaded", actor)
-    if not former.loaded:
-        transaction.on_commit(partial(publish, PluginLoaded(plugin_id=plugin_id, load_time=row.load_time)))
-    return KnownPlugin(known.installed, row)
+    load_time = _tried(known, row)
+    state = {"loaded": True, "loaded_at": timezone.now(), "load_time": load_time} | _CLEAN_SLATE
+    change = _save_and_see(known, row, config or {}, state, "plugin.loaded", actor)
+    if not change.before.loaded:
+        transaction.on_commit(partial(publish, PluginLoaded(plugin_id=plugin_id, load_time=load_time)))
+    return KnownPlugin(known.installed, change.after)
 
 
 def unload_plugin(*, plugin_id: str, actor: Actor = SERVER) -> None:
@@ -55,30 +64,27 @@ def unload_plugin(*, plugin_id: str, actor: Actor = SERVER) -> None:
     known = find_plugin(plugin_id)
     if not known.row.loaded:
         return
-    former = copy(known.row)
-    known.row.loaded = False
-    known.row.loaded_at = None
-    _save(known.row, former, "plugin.unloaded", actor)
+    _save(known, {"loaded": False, "loaded_at": None} | _CLEAN_SLATE, "plugin.unloaded", actor)
     transaction.on_commit(partial(publish, PluginUnloaded(plugin_id=plugin_id)))
 
 
 def configure_plugin(*, plugin_id: str, config: Mapping[str, Any], actor: Actor = SERVER) -> KnownPlugin:
     """Change a plugin's configuration, loaded or not; what is left out stays, `settings` is replaced whole.
 
-    That of a loaded one holds once the workers run with it, as in `load_plugin`.
+    That of a loaded one holds once the workers run with it, as in `load_plugin`. Other settings close its circuit.
     Raises PluginNotFound, InvalidInput or PluginLoadFailed.
     """
     known = find_plugin(plugin_id)
-    former = copy(known.row)
     row = _configured(known, config)
     _tried(known, row)
-    _save_and_see(row, former, "plugin.updated", actor)
-    return KnownPlugin(known.installed, row)
+    state = _CLEAN_SLATE if "settings" in config else {}
+    change = _save_and_see(known, row, config, state, "plugin.updated", actor)
+    return KnownPlugin(known.installed, change.after)
 
 
 def _configured(known: KnownPlugin, config: Mapping[str, Any]) -> Plugin:
-    """The row with a configuration taken over and checked; not saved."""
-    row = known.row
+    """The row as a configuration makes it, checked and with the settings' defaults; not saved."""
+    row = copy(known.row)
     for name, value in config.items():
         setattr(row, name, value)
     try:
@@ -103,10 +109,9 @@ def _tried(known: KnownPlugin, row: Plugin) -> float:
     except InvalidSettings as error:
         raise _invalid(error) from None
     except LoadError as error:
-        sentence = str(error)
-        Plugin.objects.filter(pk=row.id).update(last_error=sentence, last_error_at=timezone.now())
+        _note_error(known, str(error))
         publish(PluginError(plugin_id=row.id, error=error.public))
-        raise PluginLoadFailed(details={"plugin": row.id, "error": sentence}) from None
+        raise PluginLoadFailed(details={"plugin": row.id, "error": str(error)}) from None
     took = time.perf_counter() - began
     plugin.tear_down()
     return round(took, 6)
@@ -119,28 +124,45 @@ def _told(row: Plugin) -> dict[str, Any]:
     return {**row.config, "settings": fingerprint, "loaded": row.loaded}
 
 
-def _save_and_see(row: Plugin, former: Plugin, action: str, actor: Actor) -> None:
-    """Save a change, and undo it if a worker can't load what is to be loaded. Raises PluginLoadFailed."""
-    versions = _save(row, former, action, actor)
-    if not row.loaded or not versions:
-        return
-    trouble = wait_for_workers(row.id, versions[0])
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What became of a row. `versions`: the one that the workers have to come to; none within a transaction, or
+    without Redis."""
+
+    before: Plugin
+    after: Plugin
+    versions: list[int]
+
+
+def _save_and_see(
+    known: KnownPlugin, row: Plugin, config: Mapping[str, Any], state: Mapping[str, Any], action: str, actor: Actor
+) -> _Change:
+    """Save a configuration and a state, and undo it if a worker can't load what is to be loaded.
+
+    Raises PluginLoadFailed.
+    """
+    # The settings always, since the plugin was tried with what its defaults are today; but not over newer ones.
+    changes = {name: getattr(row, name) for name in {**config, "settings": None}} | dict(state)
+    only_from = {} if "settings" in config else {"settings": known.row.settings}
+    change = _save(known, changes, action, actor, only_from=only_from)
+    if not change.after.loaded or not change.versions:
+        return change
+    trouble = wait_for_workers(row.id, change.versions[0])
     if trouble is None:
-        return
-    _save(former, row, "plugin.updated" if former.loaded else "plugin.unloaded", actor)
-    Plugin.objects.filter(pk=row.id).update(last_error=trouble.error, last_error_at=timezone.now())
+        return change
+    former = {name: getattr(change.before, name) for name in changes}
+    _save(known, former, "plugin.unloaded", actor, only_from={name: getattr(change.after, name) for name in changes})
+    _note_error(known, trouble.error)
     raise PluginLoadFailed(details={"plugin": row.id, "error": trouble.error, "worker": trouble.worker})
 
 
-def _save(row: Plugin, former: Plugin, action: str, actor: Actor) -> list[int]:
-    """Save a changed plugin, with a clean slate.
+def _save(
+    known: KnownPlugin, changes: Mapping[str, Any], action: str, actor: Actor, *, only_from: Mapping[str, Any] = _ANY
+) -> _Change:
+    """Write these fields and no others: setting a plugin up takes time, in which somebody may change the rest.
 
-    Returns the version that the workers have to come to; none within a transaction, or without Redis.
+    `only_from`: the values that fields must still have to be written. `action`: for the audit, if `loaded` changes.
     """
-    told, before = _told(row), _told(former)
-    changes = {name: (before[name], value) for name, value in told.items() if value != before[name]}
-    row.circuit, row.circuit_opened_at = Plugin.Circuit.CLOSED, None
-    row.last_error, row.last_error_at = "", None
     versions: list[int] = []
 
     def announce() -> None:
@@ -148,11 +170,32 @@ def _save(row: Plugin, former: Plugin, action: str, actor: Actor) -> list[int]:
         versions.extend([] if version is None else [version])
 
     with transaction.atomic():
-        row.save()
-        if changes:
-            audit.record(action, actor=actor, target_type="plugin", target_id=row.id, changes=changes)
+        row = _locked(known)
+        before = copy(row)
+        fields = [name for name in changes if name not in only_from or getattr(row, name) == only_from[name]]
+        for name in fields:
+            setattr(row, name, changes[name])
+        row.save(update_fields=fields)
+        told, told_before = _told(row), _told(before)
+        differing = {name: (told_before[name], value) for name, value in told.items() if value != told_before[name]}
+        if differing:
+            told_action = action if row.loaded != before.loaded else "plugin.updated"
+            audit.record(told_action, actor=actor, target_type="plugin", target_id=row.id, changes=differing)
         transaction.on_commit(announce)
-    return versions
+    return _Change(before, row, versions)
+
+
+def _locked(known: KnownPlugin) -> Plugin:
+    """The plugin's row, made if there is none, which nobody else writes before this transaction ends."""
+    Plugin.objects.bulk_create([new_row(known.installed)], ignore_conflicts=True)
+    return Plugin.objects.select_for_update().get(pk=known.installed.info.id)
+
+
+def _note_error(known: KnownPlugin, error: str) -> None:
+    with transaction.atomic():
+        row = _locked(known)
+        row.last_error, row.last_error_at = error[:_MAX_ERROR], timezone.now()
+        row.save(update_fields=["last_error", "last_error_at"])
 
 
 def _invalid(error: InvalidSettings) -> InvalidInput:

@@ -5,7 +5,7 @@ known whether it is one. Text is held back only while it may be the beginning of
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import regex
 
@@ -23,6 +23,16 @@ Replace = Callable[[Any], tuple[str, int]]
 Glance = Callable[[str, int], int | None]
 
 
+class Sought(Protocol):
+    """What can be sought in streams. A match has at least `start()` and `end()`."""
+
+    def settled(self, text: str, at: int) -> tuple[Any, int]:
+        """The first match from `at` on that no further text can change, and the place up to which all is certain."""
+
+    def search(self, text: str, at: int = 0, end: int | None = None) -> Any:
+        """The first match in a text that is whole, or ends at `end`; None if there is none."""
+
+
 class StreamPattern:
     """A pattern made ready to be sought in streams. `seconds`: the time limit of each search; None for none."""
 
@@ -33,10 +43,7 @@ class StreamPattern:
         self._open = regex.compile(f"(?>{pattern.pattern}){_NEVER}", pattern.flags & ~regex.DEBUG)
 
     def settled(self, text: str, at: int) -> tuple[Any, int]:
-        """The first match from `at` on that no further text can change, and the place up to which all is certain.
-
-        Raises TimeoutError.
-        """
+        """As in Sought. Raises TimeoutError."""
         match = self._whole.search(text, at, partial=True, **self._limits)
         if match is None:
             return None, len(text)
@@ -47,14 +54,14 @@ class StreamPattern:
         return (match if match.start() < certain else None), certain
 
     def search(self, text: str, at: int = 0, end: int | None = None) -> Any:
-        """The first match in a text that is whole, or ends at `end`. Raises TimeoutError."""
+        """As in Sought. Raises TimeoutError."""
         return self._whole.search(text, at, end, **self._limits)
 
 
 class Substitution:
     """A text filter that replaces every match. `replace` may raise Blocked; `glance` saves searching most pieces."""
 
-    def __init__(self, pattern: StreamPattern, replace: Replace, glance: Glance | None = None) -> None:
+    def __init__(self, pattern: Sought, replace: Replace, glance: Glance | None = None) -> None:
         self._pattern = pattern
         self._replace = replace
         self._glance = glance
@@ -89,6 +96,6 @@ class Substitution:
         return out + whole[at:certain], whole[certain:]
 
 
-def substitute(pattern: StreamPattern, replace: Replace, text: str) -> str:
+def substitute(pattern: Sought, replace: Replace, text: str) -> str:
     """A whole text with every match replaced."""
     return Substitution(pattern, replace)(text, True)[0]

@@ -40,6 +40,7 @@ class PiiRedactor:
             "additionalProperties": False,
         },
         default_priority=30,
+        default_on_error="closed",
         quick_filters=True,
     )
 

@@ -5,7 +5,8 @@ from typing import Any
 
 from plugins_app.builtin.languages import KNOWN, language_of
 from plugins_app.hookspecs import PluginInfo, Prompt, Refused, hookimpl
-from plugins_app.patterns import SECONDS, compile_pattern, words_pattern
+from plugins_app.patterns import SECONDS, compile_pattern, word_list
+from plugins_app.substitution import Sought, StreamPattern
 
 _RULE = {
     "type": "object",
@@ -58,6 +59,7 @@ class PromptGuard:
             "additionalProperties": False,
         },
         default_priority=20,
+        default_on_error="closed",
     )
 
     @hookimpl
@@ -73,8 +75,8 @@ class PromptGuard:
         parts = prompt.parts()
         self._check_length(prompt, parts)
         for field, text in parts:
-            for pattern, name, message in self._rules:
-                if pattern.search(text, timeout=SECONDS):
+            for sought, name, message in self._rules:
+                if _is_in(text, sought, field=field, rule=name):
                     raise Refused(message, field=field, rule=name)
         if self._languages:
             self._check_language(parts)
@@ -109,9 +111,20 @@ class PromptGuard:
                 raise Refused("This language is not allowed here.", field=field, rule="languages", found=language)
 
 
-def _rule(rule: Mapping[str, Any], field: str) -> tuple[Any, str, str]:
+def _is_in(text: str, sought: Sought, *, field: str, rule: str) -> bool:
+    """A text that can't be looked through in time is refused: it is what is wrong, not the plugin, and what one caller
+    writes must not switch the plugin off for all."""
+    try:
+        return sought.search(text) is not None
+    except TimeoutError:
+        raise Refused("The prompt could not be checked in time.", field=field, rule=rule) from None
+
+
+def _rule(rule: Mapping[str, Any], field: str) -> tuple[Sought, str, str]:
+    sought: Sought
     if "words" in rule:
-        pattern = words_pattern(rule["words"], field=f"{field}.words", ignore_case=rule["ignore_case"])
+        sought = word_list(rule["words"], field=f"{field}.words", ignore_case=rule["ignore_case"])
     else:
         pattern = compile_pattern(rule["pattern"], field=f"{field}.pattern", ignore_case=rule["ignore_case"])
-    return pattern, rule.get("name") or field, rule["message"]
+        sought = StreamPattern(pattern, seconds=SECONDS)
+    return sought, rule.get("name") or field, rule["message"]

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from plugins_app.hookspecs import Blocked, InvalidSettings, PluginInfo, TextFilter, hookimpl
-from plugins_app.patterns import SECONDS, compile_pattern, words_pattern
-from plugins_app.substitution import Replace, StreamPattern, Substitution
+from plugins_app.patterns import SECONDS, compile_pattern, word_list
+from plugins_app.substitution import Replace, Sought, StreamPattern, Substitution
 
 _RULE = {
     "type": "object",
@@ -48,6 +48,7 @@ class ResponseFilter:
             "additionalProperties": False,
         },
         default_priority=50,
+        default_on_error="closed",
         quick_filters=True,
     )
 
@@ -59,26 +60,42 @@ class ResponseFilter:
 
     @hookimpl
     def token_stream(self) -> list[TextFilter] | None:
-        return [Substitution(pattern, replace) for pattern, replace in self._rules] or None
+        return [_Rule(*rule) for rule in self._rules] or None
 
 
-def _rule(rule: Mapping[str, Any], field: str, redaction: str) -> tuple[StreamPattern, Replace]:
+class _Rule(Substitution):
+    """A rule in one answer. An answer that can't be looked through in time is blocked: it is what is wrong, not the
+    plugin, and what one caller brings about must not switch the plugin off for all."""
+
+    def __init__(self, sought: Sought, replace: Replace, name: str) -> None:
+        super().__init__(sought, replace)
+        self._name = name
+
+    def __call__(self, text: str, is_last: bool) -> tuple[str, str]:
+        try:
+            return super().__call__(text, is_last)
+        except TimeoutError:
+            raise Blocked("The answer could not be checked in time.", rule=self._name) from None
+
+
+def _rule(rule: Mapping[str, Any], field: str, redaction: str) -> tuple[Sought, Replace, str]:
+    sought: Sought
     if "words" in rule:
-        pattern = words_pattern(
+        sought = word_list(
             rule["words"], field=f"{field}.words", ignore_case=rule["ignore_case"], whole_words=rule["whole_words"]
         )
-        stream = StreamPattern(pattern)
     else:
         source = rule["pattern"]
         pattern = compile_pattern(source, field=f"{field}.pattern", ignore_case=rule["ignore_case"], streamed=True)
-        stream = StreamPattern(pattern, seconds=SECONDS)
+        sought = StreamPattern(pattern, seconds=SECONDS)
     if rule["action"] == "replace" and "replacement" not in rule:
         raise InvalidSettings(f"{field}.replacement", "The action replace needs a replacement.")
     if rule["action"] != "replace" and "replacement" in rule:
         raise InvalidSettings(f"{field}.replacement", "Only the action replace takes a replacement.")
+    name = rule.get("name") or field
     if rule["action"] == "block":
-        return stream, _block(rule.get("name") or field)
-    return stream, _put(rule["replacement"] if rule["action"] == "replace" else redaction)
+        return sought, _block(name), name
+    return sought, _put(rule["replacement"] if rule["action"] == "replace" else redaction), name
 
 
 def _put(replacement: str) -> Replace:

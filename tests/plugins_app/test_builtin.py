@@ -55,6 +55,22 @@ def test_a_block_at_the_very_end_is_seen() -> None:
         answered(ResponseFilter, {"rules": [{"words": ["plan"], "action": "block"}]}, ["my pl", "an"])
 
 
+SLOW = {"name": "slow", "pattern": "x.*y.*z.*;"}
+HOSTILE = "xyz" * 2000
+
+
+def test_an_answer_that_cannot_be_checked_in_time_is_blocked() -> None:
+    with pytest.raises(Blocked) as blocked:
+        answered(ResponseFilter, {"rules": [SLOW]}, ["so: ", HOSTILE])
+    assert blocked.value.details == {"rule": "slow", "plugin": "response_filter"}
+
+
+def test_five_thousand_words_are_no_reason_to_let_an_answer_pass() -> None:
+    rules = {"rules": [{"words": [f"word{number}" for number in range(5000)]}]}
+    text = "words and " * 400
+    assert "".join(answered(ResponseFilter, rules, [text, "wor", "d4999", "!"])) == f"{text}[redacted]!"
+
+
 @pytest.mark.parametrize(
     ("rule", "field"),
     [
@@ -106,6 +122,17 @@ def test_a_rule_finds_its_words_wherever_they_stand(prompt: Prompt) -> None:
     assert details["rule"] == "override"
     assert details["plugin"] == "prompt_guard"
     assert details["field"] in ("text", "messages[1].content", "system")
+
+
+def test_a_prompt_that_cannot_be_checked_in_time_is_refused() -> None:
+    details = refusal({"rules": [SLOW]}, Prompt(messages=(Turn("user", "fine"), Turn("user", HOSTILE))))
+    assert details == {"rule": "slow", "field": "messages[1].content", "plugin": "prompt_guard"}
+
+
+def test_five_thousand_words_are_no_reason_to_let_a_prompt_pass() -> None:
+    rule = {"words": [f"word{number} again" for number in range(5000)]}
+    prompted(PromptGuard, {"rules": [rule]}, Prompt(text="word1 word1 " * 400))
+    assert refusal({"rules": [rule]}, Prompt(text="word1 word1 " * 400 + "again"))["rule"] == "rules[0]"
 
 
 LANGUAGES = {

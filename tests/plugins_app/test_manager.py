@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import pytest
+from django.utils import timezone
 
 from accounts.models import AuditEntry
 from common.errors import PluginLoadFailed
@@ -172,6 +173,56 @@ def test_a_configuration_that_a_worker_refuses_is_put_back(
         configure_plugin(plugin_id="counted", config={"settings": {"mark": "2"}, "priority": 7})
     row = Plugin.objects.get(pk="counted")
     assert (row.loaded, row.settings, row.priority) == (True, {"mark": "1"}, 100)
+
+
+@pytest.fixture
+def meanwhile(manager: PluginManager, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Changes the row of the plugin when it is next set up to try it."""
+    changes: dict[str, Any] = {}
+    set_up = Counted.setup
+
+    @hookimpl
+    def setup(self: Counted, settings: Any) -> None:
+        if changes and threading.current_thread().name != "plugins":
+            Plugin.objects.filter(pk="counted").update(**changes)
+            changes.clear()
+        set_up(self, settings)
+
+    monkeypatch.setattr(Counted, "setup", setup)
+    return changes.update
+
+
+def test_what_others_change_while_a_plugin_is_set_up_is_kept(meanwhile: Callable[..., None]) -> None:
+    load_plugin(plugin_id="counted", config={"settings": {"mark": "1"}})
+    meanwhile(settings={"mark": "2"}, circuit="open", circuit_opened_at=timezone.now(), last_error="it crashed")
+    known = configure_plugin(plugin_id="counted", config={"priority": 7})
+    row = Plugin.objects.get(pk="counted")
+    assert (row.priority, row.settings, row.circuit, row.last_error) == (7, {"mark": "2"}, "open", "it crashed")
+    assert known.row.config == row.config
+
+    meanwhile(priority=9, max_failures=3)
+    configure_plugin(plugin_id="counted", config={"settings": {"mark": "3"}, "max_failures": 4})
+    row = Plugin.objects.get(pk="counted")
+    assert (row.priority, row.settings, row.max_failures) == (9, {"mark": "3"}, 4)
+    assert (row.circuit, row.last_error) == ("closed", "")  # other settings begin anew
+
+
+def test_what_others_change_while_workers_refuse_is_kept(
+    manager: PluginManager, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_plugin(plugin_id="counted", config={"settings": {"mark": "1"}})
+    request.getfixturevalue("only_workers_fail")
+    wait = followers.wait_for_workers
+
+    def waited(plugin_id: str, version: int) -> followers.Trouble | None:
+        Plugin.objects.filter(pk="counted").update(priority=9)
+        return wait(plugin_id, version)
+
+    monkeypatch.setattr("plugins_app.services.wait_for_workers", waited)
+    with pytest.raises(PluginLoadFailed):
+        configure_plugin(plugin_id="counted", config={"settings": {"mark": "2"}, "slow_seconds": 3})
+    row = Plugin.objects.get(pk="counted")
+    assert (row.settings, row.slow_seconds, row.priority) == ({"mark": "1"}, 0.5, 9)
 
 
 def test_whoever_loads_a_plugin_finds_the_workers_running_it(manager: PluginManager) -> None:

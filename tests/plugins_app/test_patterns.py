@@ -1,7 +1,7 @@
 import pytest
 
 from plugins_app.hookspecs import InvalidSettings
-from plugins_app.patterns import compile_pattern, words_pattern
+from plugins_app.patterns import compile_pattern
 
 
 @pytest.mark.parametrize(
@@ -41,22 +41,3 @@ def test_the_end_of_the_text_is_not_known_in_a_stream(source: str) -> None:
 @pytest.mark.parametrize("source", ["[$]5", r"\$\d+", r"a{2,3}b", r"\p{Lu}{2}\d", r"(?<=x)y", r"[\]$]x"])
 def test_what_only_looks_like_that_is_taken(source: str) -> None:
     compile_pattern(source, field="pattern", streamed=True)
-
-
-def test_words_are_found_as_words() -> None:
-    pattern = words_pattern(["plan", "secret plan", "c++"], field="words")
-    assert pattern.search("the SECRET\n  plan").group() == "SECRET\n  plan"
-    assert pattern.search("planet airplane") is None
-    assert pattern.search("in C++.").group() == "C++"
-
-
-def test_words_are_found_however_unicode_spells_them() -> None:
-    pattern = words_pattern(["caf\u00e9"], field="words")
-    assert pattern.search("cafe\u0301")
-    assert pattern.search("CAF\u00c9")
-
-
-def test_an_empty_word_is_refused_by_its_place() -> None:
-    with pytest.raises(InvalidSettings) as refused:
-        words_pattern(["a", "  "], field="rules[1].words")
-    assert refused.value.field == "rules[1].words[1]"

@@ -1,5 +1,7 @@
 """Personal data on nasty input: what must be found, what must be left alone."""
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,7 +10,7 @@ from plugins_app.builtin.personal_data import KINDS, passes_luhn, passes_mod_97
 from plugins_app.builtin.pii_redactor import PiiRedactor
 from plugins_app.hookspecs import InvalidSettings, Prompt, Turn
 from plugins_app.substitution import substitute
-from tests.plugins_app.plugging import answered, loaded, prompted
+from tests.plugins_app.plugging import REQUEST, answered, loaded, prompted
 from tests.plugins_app.streaming import cut
 
 FOUND = [
@@ -146,3 +148,49 @@ def test_luhn(digits: str, valid: bool) -> None:
 @pytest.mark.parametrize(("iban", "valid"), [("GB82WEST12345698765432", True), ("GB82WEST12345698765433", False)])
 def test_mod_97(iban: str, valid: bool) -> None:
     assert passes_mod_97(iban) is valid
+
+
+HOSTILE = [
+    "1 ", "0 ", "(1", "+1", "4111", "4111 1111 1111 1112 ", "2 2-", "1.1.1/", "00 1 1 1 1 1 1 1",
+    "a@a.", "a@" + "a." * 400, "x" * 64 + "@" + "a." * 200, "a@" + "b" * 200, "x@", "a.", "a@b-",
+    "AA00AAAA ", "DE89 3704 0044 0532 0130 01 ",
+]  # fmt: skip
+
+
+def seconds(text: str) -> float:
+    """CPU seconds of this thread alone, of the quickest of several runs."""
+    runs = []
+    for _ in range(3):
+        began = time.thread_time()
+        redacted(text)
+        runs.append(time.thread_time() - began)
+    return min(runs)
+
+
+@pytest.mark.parametrize("piece", HOSTILE)
+def test_time_grows_with_the_text_alone(piece: str) -> None:
+    short = piece * (4000 // len(piece) + 1)
+    assert seconds(short * 4) < 8 * seconds(short) + 0.005  # were it quadratic, 16 times as long
+
+
+@pytest.mark.parametrize("piece", ["a@" + "a." * 400, "x" * 64 + "@" + "a." * 200, "a." * 400, "1 " * 400])
+def test_little_is_held_back_of_what_only_looks_like_personal_data(piece: str) -> None:
+    plugin = loaded(PiiRedactor)
+    text_filter = plugin.call.token_stream(request=REQUEST)
+    held = ""
+    for at in range(0, len(piece), 4):
+        _, held = text_filter(held + piece[at : at + 4], False)
+        assert len(held) < 512
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("." * 100 + "john@example.com", "." * 40 + "[email]"),  # the last 64 characters can be its name
+        ("+49 30 901820john@example.com", "[phone][email]"),
+        ("john@a.b.c.d.e.f.g.h.i.j.example.com", "[email]"),
+    ],
+)
+def test_it_is_found_where_a_search_goes_on(text: str, expected: str) -> None:
+    assert redacted(text) == expected
+    assert "".join(answered(PiiRedactor, {}, list(text))) == expected
