@@ -3,7 +3,8 @@
 A budget is one hash in Redis: the tokens `used` in this window, what running requests may still take of them included
 (`reserved`), and when the window `ends`. A reservation is a string of its own, under its request's id alone, so that
 whoever learns of the request's end first can settle it: the worker, in the round trip that sends the answer, or the web
-process that lost its worker. The others find nothing to do. What nobody settles is given back when it is due.
+process that lost its worker. The others find nothing to do. What nobody settles is given back when it is due. No
+request takes more than its reservation: the engine refuses what could (`most_tokens` of engine.messages.Generate).
 """
 
 import contextlib
@@ -15,7 +16,7 @@ import redis
 from accounts.caller import TokenBudget
 from common import metric_catalogue
 from common.errors import InvalidInput, RateLimitExceeded
-from common.redis import key, redis_line
+from common.redis import key, redis_line, sync_redis
 from common.redis_line import Script
 
 _SLACK_SECONDS = 60.0
@@ -42,17 +43,36 @@ redis.call('HSET', KEYS[1], 'ends', ends)
 redis.call('HINCRBY', KEYS[1], 'reserved', ARGV[3])
 used = redis.call('HINCRBY', KEYS[1], 'used', ARGV[3])
 for i = 3, #KEYS do
-    redis.call('SET', KEYS[i], ARGV[i + 2] .. ' ' .. ends .. ' ' .. KEYS[1] .. ' ' .. KEYS[2], 'PX', ARGV[4])
+    local place = ends .. ' ' .. KEYS[1] .. ' ' .. KEYS[2] .. ' ' .. ARGV[1]
+    redis.call('SET', KEYS[i], ARGV[i + 2] .. ' ' .. place, 'PX', ARGV[4])
     redis.call('ZADD', KEYS[2], now_ms + tonumber(ARGV[4]), KEYS[i] .. ' ' .. ARGV[i + 2])
 end
 redis.call('EXPIREAT', KEYS[1], ends)
 redis.call('EXPIREAT', KEYS[2], ends)
 return {1, used, reserved + tonumber(ARGV[3]), tonumber(ends), now}
 """
+# KEYS: a reservation; ARGV: the tokens that it shall be. One of a window that has ended is charged nothing.
+_RAISE = """
+local held = redis.call('GET', KEYS[1]) or ''
+local amount, place, ends, budget, due, limit = string.match(held, '^(%d+) ((%d+) (%S+) (%S+) (%d+))$')
+if not amount then return 0 end
+if redis.call('HGET', budget, 'ends') == ends then
+    local more = tonumber(ARGV[1]) - tonumber(amount)
+    if more <= 0 then return 1 end
+    if tonumber(redis.call('HGET', budget, 'used')) + more > tonumber(limit) then return 0 end
+    redis.call('HINCRBY', budget, 'used', string.format('%d', more))
+    redis.call('HINCRBY', budget, 'reserved', string.format('%d', more))
+    local due_at = redis.call('ZSCORE', due, KEYS[1] .. ' ' .. amount)
+    redis.call('ZREM', due, KEYS[1] .. ' ' .. amount)
+    if due_at then redis.call('ZADD', due, due_at, KEYS[1] .. ' ' .. ARGV[1]) end
+end
+redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. place, 'KEEPTTL')
+return 1
+"""
 # KEYS: reservations; ARGV: the tokens that each has really taken. Those of a window that has ended change nothing.
 _SETTLE = """
 for i, name in ipairs(KEYS) do
-    local amount, ends, budget, due = string.match(redis.call('GET', name) or '', '^(%d+) (%d+) (%S+) (%S+)$')
+    local amount, ends, budget, due = string.match(redis.call('GET', name) or '', '^(%d+) (%d+) (%S+) (%S+) ')
     if amount then
         redis.call('DEL', name)
         redis.call('ZREM', due, name .. ' ' .. amount)
@@ -135,6 +155,14 @@ async def reserve(key_id: int, budget: TokenBudget, tokens: Mapping[str, int], *
         metric_catalogue.RATE_LIMITED.add("token_budget", "authenticated")
         raise BudgetExceeded(standing, needed=needed, retry_after=max(reset - now, 1))
     return standing
+
+
+def raise_now(request_id: str, tokens: int) -> bool:
+    """Reserve more for a request that turned out longer; False when the budget hasn't that much left. For a thread.
+
+    Raises redis' RedisError.
+    """
+    return bool(sync_redis().eval(_RAISE, 1, _reservation(request_id), str(tokens)))
 
 
 def settle_in(pipe: "redis.client.Pipeline", tokens: Mapping[str, int]) -> None:

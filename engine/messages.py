@@ -59,9 +59,10 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
 
     Exactly one of `text` and `messages` is set. Unless `raw`, a model with a chat template gets `text` as a user turn.
     `priority`: higher goes first among the waiting ones. `fills_context`: max_tokens gives way to what the prompt
-    leaves of the context, instead of being refused. `stream`: whether `Delta` events are wanted; without it the
-    engine sends only Accepted and the end. `cache_salt`: computed prompt beginnings are used again only among requests
-    with the same one, since the time that they save tells that somebody has sent the same beginning before.
+    leaves of the context and of `most_tokens`, instead of being refused. `stream`: whether `Delta` events are wanted;
+    without it the engine sends only Accepted and the end. `cache_salt`: computed prompt beginnings are used again only
+    among requests with the same one, since the time that they save tells that somebody has sent the same beginning
+    before. `most_tokens`: what is reserved for prompt and completion together, which they never exceed; None: no bound.
     """
 
     request_id: str
@@ -74,6 +75,7 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
     stream: bool = True
     fills_context: bool = False
     cache_salt: str = ""
+    most_tokens: int | None = None
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):

@@ -20,6 +20,7 @@ from inference.messages import Job
 from inference.plugged_in import PluggedIn
 from inference.replies import ReplySender
 from inference.running import Running, RunningJob
+from inference.token_bound import with_reservation_of
 from plugins_app.chain import Chain, Output, PluginFailed, Run
 from plugins_app.hookspecs import Blocked, Outcome, Prompt, Refused, Request, Turn
 from plugins_app.manager import PluginManager
@@ -121,7 +122,7 @@ class PluginSeam:
         if entry.cancelled:
             return request
         run.begin()
-        changed = _generate(request, run)
+        changed = with_reservation_of(_generate(request, run), request)
         plugged.output = run.output()
         if plugged.output is not None:
             plugged.has_own_thread = not plugged.output.is_quick

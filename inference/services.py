@@ -227,6 +227,7 @@ async def _submit(
     road: Gateway, model: Model, prompts: Sequence[Prompt], origin: Origin, *, seconds: float, stream: bool
 ) -> list[Call]:
     _, _, goes_first = settings.TIERS[origin.caller.tier]
+    budget = origin.caller.budget
     requests = [
         Generate(
             request_id=road.new_id(origin.request_id),
@@ -239,13 +240,13 @@ async def _submit(
             stream=stream,
             fills_context=prompt.fills_context,
             cache_salt="" if settings.SHARED_PREFIX_CACHE else _cache_owner(origin.caller),
+            most_tokens=most_tokens(prompt, model.context_length, budget, requests=len(prompts)) if budget else None,
         )
         for prompt in prompts
     ]
     ids = [request.request_id for request in requests]
-    bounds = [most_tokens(prompt, model.context_length) for prompt in prompts]
     try:
-        budgeted = await _reserve(origin, dict(zip(ids, bounds, strict=True)), seconds)
+        budgeted = await _reserve(origin, requests, seconds)
         return await road.submit(
             requests,
             request_id=origin.request_id,
@@ -258,16 +259,17 @@ async def _submit(
             broker_priority=GOES_FIRST if goes_first else STANDARD,
         )
     except BaseException:  # above all a client that has gone meanwhile
-        if origin.caller.budget is not None:
+        if budget is not None:
             await budgets.release(ids)
         raise
 
 
-async def _reserve(origin: Origin, tokens: dict[str, int], seconds: float) -> bool:
+async def _reserve(origin: Origin, requests: Sequence[Generate], seconds: float) -> bool:
     """Reserve tokens of the key's budget; False when it has none."""
     key_id, budget = origin.caller.key_id, origin.caller.budget
     if key_id is None or budget is None:
         return False
+    tokens = {request.request_id: request.most_tokens or 0 for request in requests}
     standing = await budgets.reserve(key_id, budget, tokens, seconds=seconds)
     origin.headers.update(standing.headers)
     return True

@@ -274,6 +274,8 @@ REQUEST_TIMEOUT = read_float("LLAMA_GPU_REQUEST_TIMEOUT", 600.0, minimum=1)
 MAX_QUEUE = read_int("LLAMA_GPU_MAX_QUEUE", 256, minimum=1)
 # What standard requests may take of it, and premium ones while standard ones wait.
 QUEUE_SHARE = read_float("LLAMA_GPU_QUEUE_SHARE", 0.8, minimum=0.5, maximum=1)
+# Of a completion without a max_tokens, which would fill the context, for a key with a token budget.
+BUDGETED_MAX_TOKENS = read_int("LLAMA_GPU_BUDGETED_MAX_TOKENS", 2048, minimum=1)
 AUTOLOAD = read_bool("LLAMA_GPU_AUTOLOAD", default=True)
 SHARED_PREFIX_CACHE = read_bool("LLAMA_GPU_SHARED_PREFIX_CACHE", default=False)
 # Of what watchers send: subscriptions, and the answers to pings.

@@ -62,20 +62,36 @@ class CommandReceiver:
         return Sequence(request, prompt, Detokenizer(self._tokenizer.decode, request.params.stop))
 
     def _fitted(self, request: Generate, prompt_tokens: int) -> Generate:
-        """The request with as many tokens as it may have. Raises RequestRefused when the context is too short."""
-        limit = self._context_length
+        """The request with as many tokens as it may have. Raises RequestRefused when that is too few."""
+        context, reserved = self._context_length, request.most_tokens
+        limit = context if reserved is None else min(context, reserved)
         if request.fills_context and prompt_tokens < limit:
             most = min(request.params.max_tokens, limit - prompt_tokens)
             return msgspec.structs.replace(request, params=msgspec.structs.replace(request.params, max_tokens=most))
-        if prompt_tokens + request.params.max_tokens > limit:
-            field = "max_tokens" if prompt_tokens < limit else "messages" if request.messages else "text"
+        asked = 1 if request.fills_context else request.params.max_tokens
+        if prompt_tokens + asked > context:
+            raise _too_long_for_context(request, prompt_tokens, context)
+        if prompt_tokens + asked > limit:
             raise RequestRefused(
                 "INVALID_INPUT",
-                f"prompt of {prompt_tokens} tokens and max_tokens of {request.params.max_tokens} "
-                f"are more than the model's context of {limit} tokens",
-                field=field,
+                f"prompt of {prompt_tokens} tokens, with what the server adds to it, and max_tokens of {asked} are "
+                f"more than the {limit} tokens that could be reserved in the key's token budget",
+                field="max_tokens",
                 prompt_tokens=prompt_tokens,
-                max_tokens=request.params.max_tokens,
-                context_length=limit,
+                max_tokens=asked,
+                reserved_tokens=limit,
             )
         return request
+
+
+def _too_long_for_context(request: Generate, prompt_tokens: int, context: int) -> RequestRefused:
+    field = "max_tokens" if prompt_tokens < context else "messages" if request.messages else "text"
+    return RequestRefused(
+        "INVALID_INPUT",
+        f"prompt of {prompt_tokens} tokens and max_tokens of {request.params.max_tokens} "
+        f"are more than the model's context of {context} tokens",
+        field=field,
+        prompt_tokens=prompt_tokens,
+        max_tokens=request.params.max_tokens,
+        context_length=context,
+    )

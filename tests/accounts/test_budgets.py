@@ -93,11 +93,53 @@ async def test_what_nobody_settles_is_given_back_when_it_is_due(
     assert await used() == (900, 900)
 
 
-async def test_more_than_was_reserved_is_charged_all_the_same(clean_redis: str) -> None:
-    await budgets.reserve(KEY_ID, HOUR, {"a": 900}, seconds=10)
-    settle(a=1100)
-    assert await used() == (1100, 0)
-    assert (await budgets.standing(KEY_ID, HOUR)).remaining == 0
+async def test_a_reservation_is_raised_as_far_as_the_budget_goes(clean_redis: str) -> None:
+    await budgets.reserve(KEY_ID, HOUR, {"a": 300, "b": 500}, seconds=10)
+    assert await asyncio.to_thread(budgets.raise_now, "a", 501) is False
+    assert await used() == (800, 800)
+    for _ in range(2):  # the second time changes nothing
+        assert await asyncio.to_thread(budgets.raise_now, "a", 500) is True
+        assert await used() == (1000, 1000)
+    settle(a=450)
+    assert await used() == (950, 500)
+    await budgets.release(["b"])
+    assert await used() == (450, 0)
+
+
+async def test_what_has_ended_is_not_raised(clean_redis: str) -> None:
+    await budgets.reserve(KEY_ID, HOUR, {"a": 300}, seconds=10)
+    settle(a=20)
+    assert await asyncio.to_thread(budgets.raise_now, "a", 400) is False
+    assert await used() == (20, 0)
+
+
+async def test_a_raised_reservation_of_the_last_window_costs_the_new_one_nothing(clean_redis: str) -> None:
+    brief = TokenBudget(tokens=1000, window=1)
+    await budgets.reserve(KEY_ID, brief, {"a": 300}, seconds=10)
+    await asyncio.sleep(1.1)
+    await budgets.reserve(KEY_ID, brief, {"b": 900}, seconds=10)
+    assert await asyncio.to_thread(budgets.raise_now, "a", 400) is True
+    settle(a=400)
+    assert await used(brief) == (900, 900)
+
+
+async def test_what_nobody_settles_of_a_raised_reservation_is_given_back_when_it_is_due(
+    clean_redis: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budgets, "_SLACK_SECONDS", 0.0)
+    await budgets.reserve(KEY_ID, HOUR, {"a": 300}, seconds=0.5)
+    assert await asyncio.to_thread(budgets.raise_now, "a", 900) is True
+    await asyncio.sleep(0.6)
+    standing = await budgets.reserve(KEY_ID, HOUR, {"b": 900}, seconds=10)
+    assert standing.used == 900
+
+
+async def test_parallel_raises_take_no_more_than_the_budget(clean_redis: str) -> None:
+    names = [f"r{number}" for number in range(50)]
+    await budgets.reserve(KEY_ID, HOUR, dict.fromkeys(names, 10), seconds=10)
+    raised = await asyncio.gather(*(asyncio.to_thread(budgets.raise_now, name, 60) for name in names))
+    assert sum(raised) == 10
+    assert await used() == (1000, 1000)
 
 
 async def test_a_large_budget_is_counted_to_the_token(clean_redis: str) -> None:

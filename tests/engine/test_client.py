@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
@@ -70,6 +71,31 @@ def test_a_bad_request_fails_alone_and_names_the_field(engine: _Engine, params: 
     assert (end.code, end.details["field"]) == ("INVALID_INPUT", field)
     engine.submit(_generate("hello"))
     assert isinstance(engine.until_end()[-1], Finished)
+
+
+def test_a_request_never_takes_more_than_is_reserved_for_it(engine: _Engine) -> None:
+    engine.submit(msgspec.structs.replace(_generate("one two three"), most_tokens=10))  # 3 + 8 tokens
+    (end,) = engine.until_end()
+    assert isinstance(end, Failed)
+    assert end.code == "INVALID_INPUT"
+    assert end.details == {"field": "max_tokens", "prompt_tokens": 3, "max_tokens": 8, "reserved_tokens": 10}
+    engine.submit(msgspec.structs.replace(_generate("one two three"), most_tokens=11))
+    assert isinstance(engine.until_end()[-1], Finished)
+
+
+@pytest.mark.parametrize(("most_tokens", "generated"), [(10, 7), (4, 1), (3, None)])
+def test_a_completion_that_fills_its_context_fills_what_is_reserved(
+    engine: _Engine, most_tokens: int, generated: int | None
+) -> None:
+    request = _generate("one two three", max_tokens=2**31 - 1)
+    engine.submit(msgspec.structs.replace(request, fills_context=True, most_tokens=most_tokens))
+    end = engine.until_end()[-1]
+    if generated is None:
+        assert isinstance(end, Failed)
+        assert (end.details["field"], end.details["reserved_tokens"]) == ("max_tokens", most_tokens)
+    else:
+        assert isinstance(end, Finished)
+        assert (end.prompt_tokens, end.completion_tokens) == (3, generated)
 
 
 def test_a_dying_engine_is_noticed_and_refuses_more(engine: _Engine) -> None:

@@ -6,7 +6,7 @@ import os
 import signal
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import count
 from typing import Any
@@ -15,10 +15,12 @@ import httpx
 import pytest
 from django.test import override_settings
 
+from accounts.caller import TokenBudget
 from accounts.models import ApiKey
 from common.redis import key as redis_key
 from common.redis import sync_redis
-from inference.token_bound import TEMPLATE_TOKENS, TURN_TOKENS
+from inference.openai_door.bodies import parse_chat
+from inference.token_bound import TEMPLATE_TOKENS, TURN_TOKENS, most_tokens
 from tests.inference.conftest import EchoServer, wait_until
 from tests.running_server import running_server
 from tests.server_keys import make_keys
@@ -112,6 +114,90 @@ def test_a_refused_prompt_costs_nothing(key: Key) -> None:
     answer = key.post("infer", {"text": "a", "max_tokens": 9000})  # beyond the echo model's context
     assert answer.status_code == 400
     assert key.settles_at(0)
+
+
+SHORT = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 20}
+
+
+@pytest.fixture
+def lengthening(server: EchoServer) -> Iterator[Callable[[str], None]]:
+    """Has a plugin put a system prompt before every prompt."""
+
+    def lengthen(system_prompt: str) -> None:
+        config = {"enabled": True, "settings": {"system_prompt": system_prompt}}
+        answer = server.post("plugins/model_adapter_v1/load", {"config": config})
+        assert answer.status_code == 200, answer.text
+
+    yield lengthen
+    httpx.delete(f"{server.url}/api/v1/plugins/model_adapter_v1/unload", headers=server.headers, timeout=60)
+
+
+def test_what_a_plugin_adds_is_reserved_too(key: Key, lengthening: Callable[[str], None]) -> None:
+    lengthening("rules " * 300)
+    answer = key.post("infer", SHORT)
+    assert answer.status_code == 200, answer.text
+    prompt_tokens = answer.json()["result"]["prompt_tokens"]
+    assert prompt_tokens > 300 > 1 + 20 + EXTRA  # more than what could be known before
+    assert key.used() == (prompt_tokens + 20, 0)
+
+
+def test_a_plugin_cannot_make_a_request_take_more_than_the_budget(
+    server: EchoServer, lengthening: Callable[[str], None]
+) -> None:
+    key = Key(server, budget=1 + 20 + EXTRA)
+    lengthening("rules " * 300)
+    answer = key.post("infer", SHORT)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["code"] == "INVALID_INPUT"
+    assert error["details"]["field"] == "max_tokens"
+    assert error["details"]["max_tokens"] == 20
+    assert error["details"]["prompt_tokens"] > 300
+    assert error["details"]["reserved_tokens"] == 1 + 20 + EXTRA
+    assert key.settles_at(0)
+
+
+def test_what_a_plugin_adds_may_use_what_the_estimate_left(
+    server: EchoServer, lengthening: Callable[[str], None]
+) -> None:
+    key = Key(server, budget=1 + 20 + EXTRA)
+    lengthening("rules " * 30)  # too many bytes to reserve for, but few tokens
+    answer = key.post("infer", SHORT)
+    assert answer.status_code == 200, answer.text
+    assert key.settles_at(answer.json()["result"]["prompt_tokens"] + 20)
+
+
+def test_openais_clients_need_not_say_how_much(instant_server: EchoServer) -> None:
+    """They send no max_tokens, and nobody knows the echo model's context before it runs."""
+    key = Key(instant_server, budget=1000)
+    body = {"messages": [{"role": "user", "content": "one two"}], "n": 2}
+    answer = httpx.post(f"{instant_server.url}/v1/chat/completions", json=body, headers=key.headers, timeout=60)
+    assert answer.status_code == 200, answer.text
+    assert {choice["finish_reason"] for choice in answer.json()["choices"]} == {"length"}
+    assert key.settles_at(answer.json()["usage"]["completion_tokens"] + 2 * 2)
+    assert 500 < key.used()[0] <= 1000
+
+
+BODY = {"messages": [{"role": "user", "content": "12345"}]}
+
+
+@pytest.mark.parametrize(
+    ("limits", "context", "tokens", "requests", "reserved"),
+    [
+        ({}, None, 100_000, 1, 5 + EXTRA + 2048),
+        ({}, 1000, 100_000, 1, 1000),
+        ({}, 128_000, 900, 1, 900),
+        ({}, None, 900, 3, 300),
+        ({}, None, 10, 1, 5 + EXTRA + 1),  # never fits
+        ({"max_tokens": 50}, None, 100_000, 1, 5 + EXTRA + 50),
+        ({"max_completion_tokens": 5000}, 128_000, 100_000, 1, 5 + EXTRA + 5000),
+    ],
+)
+def test_what_is_reserved(
+    limits: dict[str, int], context: int | None, tokens: int, requests: int, reserved: int
+) -> None:
+    (prompt,) = parse_chat({**BODY, **limits}).prompts
+    assert most_tokens(prompt, context, TokenBudget(tokens, 3600), requests=requests) == reserved
 
 
 def test_a_key_without_a_budget_has_no_budget_headers(server: EchoServer) -> None:
