@@ -163,7 +163,8 @@ class InferenceStarted(InferenceEvent, frozen=True, kw_only=True, tag="inference
 
 
 class InferenceCompleted(InferenceEvent, frozen=True, kw_only=True, tag="inference_completed"):
-    """Times in seconds: the queue's from submission, the inference's from the first prefill step.
+    """Times in seconds: the queue's from submission, the inference's from the first prefill step, the first token's
+    from the request's arrival.
 
     `generated_text` holds MAX_EVENT_TEXT characters at most. It is shown, with the figures, as `result`: to the one
     whose request it was, and to nobody else.

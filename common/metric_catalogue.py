@@ -34,13 +34,13 @@ PROMPT_TOKENS = Counter("llama_gpu_prompt_tokens_total", "Tokens read.", _MODEL)
 CACHED_TOKENS = Counter("llama_gpu_prompt_tokens_cached_total", "Of the tokens read, those not computed anew.", _MODEL)
 COMPLETION_TOKENS = Counter("llama_gpu_completion_tokens_total", "Tokens generated.", _MODEL)
 QUEUE_SECONDS = Histogram(
-    "llama_gpu_queue_duration_seconds", "From submission to the first step of the prefill.", _MODEL, _LONG
+    "llama_gpu_queue_duration_seconds", "From submission to a worker to the first step of the prefill.", _MODEL, _LONG
 )
 FIRST_TOKEN_SECONDS = Histogram(
-    "llama_gpu_time_to_first_token_seconds", "From submission to the first token.", _MODEL, _LONG
+    "llama_gpu_time_to_first_token_seconds", "From a request's arrival to its first token.", _MODEL, _LONG
 )
 REQUEST_SECONDS = Histogram(
-    "llama_gpu_inference_duration_seconds", "From submission to the end, of completed requests.", _MODEL, _LONG
+    "llama_gpu_inference_duration_seconds", "From arrival to the end, of completed requests.", _MODEL, _LONG
 )
 TOKEN_GAP_SECONDS = Histogram(
     "llama_gpu_inter_token_seconds", "Between one token of a completion and the next.", _MODEL, TOKEN_GAP_BOUNDS

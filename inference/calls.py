@@ -13,7 +13,8 @@ Event = Delta | Finished | Failed
 class Call:
     """Takes a request's events from the gateway's reader and hands them to the one coroutine that waits for them.
 
-    `worker_id` is the worker it was sent to, then the one that accepted it. Times are those of the event loop.
+    `worker_id` is the worker it was sent to, then the one that accepted it. Times are those of the event loop;
+    `door_time`: seconds from the request's arrival until its submission.
     `shortcut` is offered each delta that would wake the coroutine, and says whether it took it instead.
     """
 
@@ -23,6 +24,7 @@ class Call:
         "_waiter",
         "accepted_at",
         "backend",
+        "door_time",
         "ended",
         "job_id",
         "limit",
@@ -47,6 +49,7 @@ class Call:
         self.worker_id = worker_id
         self.limit = limit
         self.backend = ""
+        self.door_time = 0.0
         self.prompt_tokens = 0
         self.submitted_at = self._loop.time()
         self.accepted_at: float | None = None

@@ -95,7 +95,7 @@ def inference_event(entry: Running, event: RequestEvent, backend: str) -> AnyEve
         tokens_generated=event.completion_tokens,
         inference_time=round(event.prefill_time + event.decode_time, _DIGITS),
         queue_time=round(entry.accept_time + event.queue_time, _DIGITS),
-        time_to_first_token=round(entry.accept_time + event.time_to_first_token, _DIGITS),
+        time_to_first_token=round(job.door_time + entry.accept_time + event.time_to_first_token, _DIGITS),
         finish_reason=event.finish_reason,
         generated_text=event.text[:MAX_EVENT_TEXT],
         is_text_cut=len(event.text) > MAX_EVENT_TEXT,

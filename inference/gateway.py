@@ -18,11 +18,11 @@ import redis
 from django.conf import settings
 
 from common.errors import ApiError, BackendUnavailable, InferenceFailed, InternalError
-from common.events import InferenceFailed as InferenceFailedEvent
 from common.passage import Passage, passage
 from engine.messages import Delta, Generate
 from inference.calls import Call, raise_swallowed_cancellation
-from inference.messages import Cancel, Frame, Job, Kind
+from inference.lost import lost
+from inference.messages import WORKER_LOST, Cancel, Frame, Job, Kind
 from inference.placement import choose
 from inference.transport import RedisTransport, Transport
 from models_mgmt.presence import WorkerReport
@@ -43,6 +43,7 @@ class Gateway:
         self._calls: dict[str, Call] = {}
         self._sequences: dict[str, int] = {}
         self._workers: dict[str, WorkerReport] = {}
+        self._known: dict[str, WorkerReport] = {}  # those, and the gone ones that calls still wait for
         self._sent: dict[str, tuple[Job, int]] = {}
         self._demands: dict[str, asyncio.Task[str]] = {}
         self._missing: set[str] = set()
@@ -193,6 +194,7 @@ class Gateway:
             worker_id=worker.worker_id,
             limit=settings.STREAM_BUFFER_EVENTS,
         )
+        call.door_time = job.door_time
         call.timer = asyncio.get_running_loop().call_later(seconds, self._expire, call, seconds)
         self._calls[request.request_id] = call
         return call
@@ -287,6 +289,8 @@ class Gateway:
 
     async def _refresh(self) -> None:
         self._workers = {worker.worker_id: worker for worker in await self._transport.workers()}
+        held = {call.worker_id for call in self._calls.values()}
+        self._known = {name: worker for name, worker in self._known.items() if name in held} | self._workers
 
     async def _fail_lost(self) -> None:
         """A worker counts as lost when two looks in a row have missed it."""
@@ -299,6 +303,7 @@ class Gateway:
         claims = await self._transport.claims(waiting) if waiting else {}
         begun = {call.job_id for call in calls if call.accepted_at is not None}
         unbegun: dict[str, list[Call]] = defaultdict(list)
+        gone: list[Call] = []
         for call in calls:
             claimed_by = claims.get(call.job_id, "")
             if call.accepted_at is None and claimed_by in self._workers:
@@ -306,13 +311,14 @@ class Gateway:
             elif call.job_id not in begun and not claimed_by:
                 unbegun[call.job_id].append(call)
             else:
-                self._lose(call, InferenceFailed("The worker that ran this request was lost."))
+                gone.append(call)
+        self._lose(gone, InferenceFailed("The worker that ran this request was lost."))
         for job_id, waiting_calls in unbegun.items():
             self._spawn(self._move(job_id, waiting_calls), "move")
 
     async def _move(self, job_id: str, calls: Sequence[Call]) -> None:
         """Send a job that nobody has begun to another worker. Whoever claims it first runs it: it never runs twice."""
-        lost: ApiError = InferenceFailed("The worker that this request waited for was lost.")
+        trouble: ApiError = InferenceFailed("The worker that this request waited for was lost.")
         try:
             job, priority = self._sent[job_id]
             worker = await self._worker_for(job.model_id)
@@ -322,31 +328,24 @@ class Gateway:
         except (redis.RedisError, KeyError):
             pass
         except ApiError as error:
-            lost = error
+            trouble = error
         else:
             logger.info("job %s was moved to %s", job_id, worker.queue)
             return
+        self._lose(calls, trouble)
+
+    def _lose(self, calls: Sequence[Call], error: ApiError) -> None:
+        """Fail calls of a lost worker; tell of them and keep their records in that worker's place."""
+        ends = []
         for call in calls:
-            self._lose(call, lost)
-
-    def _lose(self, call: Call, error: ApiError) -> None:
-        """Fail a call of a lost worker, and tell of it in that worker's place."""
-        job, _ = self._sent.get(call.job_id, (None, 0))
-        if job is not None and not call.ended:
-            self._spawn(self._transport.announce(_failed(job, call, error)), "announce")
-        self._fail(call, error, reason="lost")
-
-
-def _failed(job: Job, call: Call, error: ApiError) -> InferenceFailedEvent:
-    return InferenceFailedEvent(
-        request_id=job.request_id,
-        item=[request.request_id for request in job.requests].index(call.request_id),
-        model=job.model_id,
-        kind=job.kind,
-        user_id=job.user_id,
-        code=error.code,
-        error=error.message,
-    )
+            job, _ = self._sent.get(call.job_id, (None, 0))
+            if job is not None and not call.ended:
+                worker = self._known.get(call.worker_id)
+                place, backend = (f"{worker.host}/{worker.device}", worker.backend) if worker else ("", "")
+                ends.append(lost(job, call, error, worker=place, backend=backend))
+            self._fail(call, error, reason=WORKER_LOST)
+        if ends:
+            self._spawn(self._transport.lost(ends), "lost")
 
 
 _gateways: WeakKeyDictionary[asyncio.AbstractEventLoop, Gateway] = WeakKeyDictionary()

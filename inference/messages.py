@@ -50,8 +50,14 @@ class Frame(msgspec.Struct, frozen=True, array_like=True):
         return _frame_encoder.encode(self)
 
 
+# Why the web process has ended a request whose worker fell silent. It has told of it and kept its record: should the
+# worker speak again, it says nothing more.
+WORKER_LOST = "worker_lost"
+
+
 class Cancel(msgspec.Struct, frozen=True):
-    """Ends requests at the worker that runs them. `reason`: `disconnected`, `timeout`, `slow_reader`, `lost`."""
+    """Ends requests at the worker that runs them. `reason`: `disconnected`, `timeout`, `slow_reader`, `lost` (some of
+    its output), or WORKER_LOST."""
 
     request_ids: tuple[str, ...]
     reason: str

@@ -74,6 +74,16 @@ class RequestRecord(models.Model):
     def __str__(self) -> str:
         return f"{self.request_id} {self.state}"
 
+    @property
+    def response_time(self) -> float:
+        """Seconds from the request's arrival until its end."""
+        return self.door_time + self.total_time
+
+    @property
+    def first_token_time(self) -> float:
+        """Seconds from the request's arrival until its first token, if it has come to that: what its caller waited."""
+        return self.door_time + self.accept_time + self.queue_time + self.prefill_time
+
 
 class ModelTotal(models.Model):
     """Sums over all requests of a model; seconds are those of completed ones, decoding leaves first tokens out."""

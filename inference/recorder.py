@@ -6,14 +6,12 @@ import threading
 import time
 from datetime import UTC, datetime
 
-from django.db import DatabaseError, close_old_connections, connection, transaction
+from django.db import DatabaseError, close_old_connections, connection
 
-from accounts import usage
-from common.request_id import request_id as current_request_id
 from engine.messages import Failed, Finished, RequestEvent
-from inference import request_telemetry, totals
+from inference import request_telemetry
+from inference.keeping import keep, log
 from inference.models import RequestRecord
-from inference.record_listeners import tell_listeners
 from inference.request_telemetry import Ended
 from inference.running import Running
 
@@ -107,17 +105,13 @@ class Recorder:
 
     def _write(self, records: list[RequestRecord]) -> None:
         for record in records:
-            _log(record)
+            log(record)
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 close_old_connections()
                 for record in records:
                     record.pk = None  # an attempt that was rolled back has left one
-                with transaction.atomic():
-                    RequestRecord.objects.bulk_create(records)
-                    usage.add(map(_spent, records))
-                    totals.add(records)
-                    tell_listeners(records)
+                keep(records)
             except DatabaseError:
                 logger.warning("%d records could not be written, attempt %d", len(records), attempt, exc_info=True)
                 time.sleep(attempt * 0.5)
@@ -126,30 +120,3 @@ class Recorder:
                 return
             else:
                 return
-
-
-def _spent(record: RequestRecord) -> usage.Spent:
-    day = record.created_at.date()
-    return usage.Spent(
-        account=usage.Account(day, record.user_id or 0, record.key_id or 0, record.model),
-        state=record.state,
-        prompt_tokens=record.prompt_tokens,
-        completion_tokens=record.completion_tokens,
-        cached_tokens=record.cached_tokens,
-    )
-
-
-def _log(record: RequestRecord) -> None:
-    token = current_request_id.set(record.request_id)
-    logger.info(
-        "%s %s on %s: %s, %d prompt and %d new tokens, queued %.3f s, %.3f s in all",
-        record.kind,
-        record.state,
-        record.model,
-        record.error_code or record.cancel_reason or record.finish_reason,
-        record.prompt_tokens,
-        record.completion_tokens,
-        record.queue_time,
-        record.total_time,
-    )
-    current_request_id.reset(token)

@@ -20,11 +20,10 @@ def count(record: RequestRecord) -> None:
     if record.error_code:
         counted.ERRORS.add(model, record.error_code)
     if record.finish_reason and record.completion_tokens:
-        queued = record.accept_time + record.queue_time
-        counted.QUEUE_SECONDS.observe(model, value=queued)
-        counted.FIRST_TOKEN_SECONDS.observe(model, value=queued + record.prefill_time)
+        counted.QUEUE_SECONDS.observe(model, value=record.accept_time + record.queue_time)
+        counted.FIRST_TOKEN_SECONDS.observe(model, value=record.first_token_time)
     if record.state == RequestRecord.State.COMPLETED:
-        counted.REQUEST_SECONDS.observe(model, value=record.total_time)
+        counted.REQUEST_SECONDS.observe(model, value=record.response_time)
     for plugin, figures in record.plugins.items():
         counted.PLUGIN_SECONDS.add(plugin, by=figures["seconds"])
         counted.PLUGIN_CALLS.add(plugin, by=figures["calls"])

@@ -10,7 +10,7 @@ _DIGITS = 4
 
 def figures(call: Call, end: Finished) -> dict[str, Any]:
     """The counts and times of a request. Times are in seconds: the queue's from submission, the inference's from the
-    first prefill step."""
+    first prefill step, the first token's from the request's arrival."""
     return {
         "tokens_generated": end.completion_tokens,
         "inference_time": round(end.prefill_time + end.decode_time, _DIGITS),
@@ -18,7 +18,7 @@ def figures(call: Call, end: Finished) -> dict[str, Any]:
         "prompt_tokens": end.prompt_tokens,
         "cached_tokens": end.cached_tokens,
         "queue_time": round(call.accept_time + end.queue_time, _DIGITS),
-        "time_to_first_token": round(call.accept_time + end.time_to_first_token, _DIGITS),
+        "time_to_first_token": round(call.door_time + call.accept_time + end.time_to_first_token, _DIGITS),
     }
 
 

@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
 import msgspec
+from asgiref.sync import sync_to_async
+from django.db import DatabaseError
 
 from accounts import budgets
-from common.events import AnyEvent, apublish
+from common.events import apublish
 from common.redis import async_redis, new_redis_line, redis_line
-from inference import keys
-from inference.messages import Cancel, Frame, Job, decode_frame
+from inference import keys, request_telemetry
+from inference.keeping import keep, log
+from inference.lost import Lost
+from inference.messages import WORKER_LOST, Cancel, Frame, Job, decode_frame
 from inference.queue_limit import enter, leave_in
 from inference.task_message import GOES_FIRST, broker_list, task_message
 from models_mgmt import deployments
@@ -46,7 +50,7 @@ class Transport(Protocol):
 
     async def claims(self, job_ids: Sequence[str]) -> dict[str, str]: ...
 
-    async def announce(self, event: AnyEvent) -> None: ...
+    async def lost(self, ends: Sequence[Lost]) -> None: ...
 
     async def close(self) -> None: ...
 
@@ -134,7 +138,7 @@ class RedisTransport:
             pipe.publish(keys.control_channel(queue), cancel.encode())
             leave_in(pipe, model_id, cancel.request_ids)
             await pipe.execute()
-        if cancel.reason == "lost":  # else the worker settles what was generated
+        if cancel.reason in {"lost", WORKER_LOST}:  # else the worker settles what was generated
             await budgets.release(list(cancel.request_ids))
 
     async def claims(self, job_ids: Sequence[str]) -> dict[str, str]:
@@ -142,9 +146,18 @@ class RedisTransport:
         values = cast("list[bytes | None]", await self._redis.mget([keys.claim(job_id) for job_id in job_ids]))
         return {job_id: value.decode() for job_id, value in zip(job_ids, values, strict=True) if value is not None}
 
-    async def announce(self, event: AnyEvent) -> None:
-        """Tell whoever watches. Never fails."""
-        await apublish(event)
+    async def lost(self, ends: Sequence[Lost]) -> None:
+        """Tell of requests that ended with their worker, count and keep them. Never fails."""
+        await apublish(*(end.event for end in ends))
+        now = time.time()
+        for end in ends:
+            request_telemetry.count(end.record)
+            request_telemetry.trace(end.record, end.trace, now)
+            log(end.record)
+        try:
+            await sync_to_async(keep)([end.record for end in ends])
+        except DatabaseError:
+            logger.exception("%d records of requests whose worker was lost could not be written", len(ends))
 
     async def close(self) -> None:
         await self._reader.close()

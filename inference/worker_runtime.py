@@ -19,7 +19,7 @@ from inference import keys
 from inference.control import ControlListener
 from inference.event_publisher import EventPublisher
 from inference.heartbeat import Heartbeat
-from inference.messages import Job
+from inference.messages import WORKER_LOST, Job
 from inference.plugin_chain import PluginSeam
 from inference.recorder import Recorder
 from inference.replies import ReplySender
@@ -166,6 +166,8 @@ class WorkerRuntime:
 
     def _turned(self, entry: Running, event: RequestEvent) -> None:
         """A request was accepted or has ended."""
+        if entry.cancelled == WORKER_LOST:
+            return
         self._events.put(entry, event)
         if is_end(event):
             self._recorder.put(entry, event)

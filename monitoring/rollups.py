@@ -41,7 +41,7 @@ class Span(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """What is counted of a record. `at`: when it ended, in Unix seconds. Times are in seconds."""
+    """What is counted of a record. `at`: when it ended, in Unix seconds. Times are seconds from its arrival."""
 
     at: float
     model: str
@@ -107,13 +107,16 @@ def rebuild() -> int:
             "prompt_tokens",
             "completion_tokens",
             "total_time",
+            "door_time",
+            "accept_time",
             "queue_time",
             "prefill_time",
         )
         rows = RequestRecord.objects.order_by().values_list(*columns)
-        for created_at, model, state, prompt, completion, total, queued, prefill in rows.iterator(_READ_AT_ONCE):
+        for created_at, model, state, prompt, completion, total, door, *until in rows.iterator(_READ_AT_ONCE):
             seen += 1
-            yield Ended(created_at.timestamp() + total, model, state, prompt, completion, total, queued + prefill)
+            at = created_at.timestamp() + total
+            yield Ended(at, model, state, prompt, completion, door + total, door + sum(until))
 
     sums = _added_up(ended())
     with transaction.atomic():
@@ -136,8 +139,8 @@ def _of_record(record: RequestRecord) -> Ended:
         state=record.state,
         prompt_tokens=record.prompt_tokens,
         completion_tokens=record.completion_tokens,
-        total_time=record.total_time,
-        first_token_time=record.queue_time + record.prefill_time,
+        total_time=record.response_time,
+        first_token_time=record.first_token_time,
     )
 
 

@@ -32,8 +32,8 @@ class RequestItemBody(serializers.Serializer[Any]):
     prompt_tokens = serializers.IntegerField()
     cached_tokens = serializers.IntegerField()
     tokens_generated = serializers.IntegerField()
-    time_to_first_token = serializers.FloatField(allow_null=True, help_text="Seconds from submission.")
-    total_time = serializers.FloatField(help_text="Seconds from submission to the end.")
+    time_to_first_token = serializers.FloatField(allow_null=True, help_text="Seconds from arrival.")
+    total_time = serializers.FloatField(help_text="Seconds from arrival to the end.")
     timeline = StageBody(many=True)
     plugins = PluginTimeBody(many=True)
 

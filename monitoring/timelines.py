@@ -73,7 +73,7 @@ def _item(record: RequestRecord) -> dict[str, Any]:
         "cached_tokens": record.cached_tokens,
         "tokens_generated": record.completion_tokens,
         "time_to_first_token": _first_token(record, timeline),
-        "total_time": round(record.total_time, _DIGITS),
+        "total_time": round(record.response_time, _DIGITS),
         "timeline": [
             {"stage": stage.name, "start": round(stage.start, _DIGITS), "seconds": round(stage.seconds, _DIGITS)}
             for stage in timeline
@@ -83,10 +83,10 @@ def _item(record: RequestRecord) -> dict[str, Any]:
 
 
 def _first_token(record: RequestRecord, timeline: Sequence[Stage]) -> float | None:
-    """Seconds from submission."""
+    """Seconds from arrival."""
     if not record.completion_tokens:
         return None
     for stage in timeline:
         if stage.name == PREFILL:
-            return round(stage.start + stage.seconds - record.door_time, _DIGITS)
+            return round(stage.start + stage.seconds, _DIGITS)
     return None

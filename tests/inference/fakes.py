@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import redis
 
 from common.errors import BackendUnavailable
-from common.events import AnyEvent
 from engine.messages import RequestEvent
+from inference.lost import Lost
 from inference.messages import Cancel, Frame, Job
 from models_mgmt.presence import DeploymentReport, WorkerReport
 
@@ -34,7 +34,7 @@ class FakeTransport:
         self.frames: asyncio.Queue[Frame] = asyncio.Queue()
         self.cancels: list[Cancel] = []
         self.demanded: list[str] = []
-        self.announced: list[AnyEvent] = []
+        self.losses: list[Lost] = []
         self.claimed: dict[str, str] = {}
         self.kept = True
         self.full = False
@@ -76,8 +76,8 @@ class FakeTransport:
     async def claims(self, job_ids: Sequence[str]) -> dict[str, str]:
         return {job_id: self.claimed[job_id] for job_id in job_ids if job_id in self.claimed}
 
-    async def announce(self, event: AnyEvent) -> None:
-        self.announced.append(event)
+    async def lost(self, ends: Sequence[Lost]) -> None:
+        self.losses += ends
 
     async def close(self) -> None: ...
 

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from tests.inference.conftest import EchoServer, wait_until
+from tests.inference.test_records import written
 
 LONG = {"text": "one two three four", "max_tokens": 6000}
 
@@ -42,11 +43,13 @@ def worker_pid(server: EchoServer) -> int:
 async def killed_in_mid_stream(server: EchoServer, pid: int) -> tuple[str, httpx.Response, httpx.Response, float]:
     """Kill a process under a stream, a request and a batch; returns what each got, and the time the last one took."""
     async with server.client() as client:
-        async with client.stream("POST", "/stream_infer", json=LONG) as answer:
+        ids = [{"X-Request-ID": f"killed-{pid}-{name}"} for name in ("stream", "infer", "batch")]
+        async with client.stream("POST", "/stream_infer", json=LONG, headers=ids[0]) as answer:
             chunks = answer.aiter_text()
             text = await anext(chunks)
-            infer = asyncio.ensure_future(client.post("/infer", json=LONG))
-            batch = asyncio.ensure_future(client.post("/batch_infer", json={"inputs": [LONG, LONG]}))
+            infer = asyncio.ensure_future(client.post("/infer", json=LONG, headers=ids[1]))
+            body = {"inputs": [LONG, LONG]}
+            batch = asyncio.ensure_future(client.post("/batch_infer", json=body, headers=ids[2]))
             await asyncio.to_thread(wait_until, lambda: server.running() == 4)
             os.kill(pid, signal.SIGKILL)
             began = time.monotonic()
@@ -78,9 +81,32 @@ async def test_a_killed_worker_fails_what_ran_and_requests_work_again(server: Ec
 
     check_failed(text, infer, batch)
     assert seconds < 6
+    kept = [row for name in ("stream", "infer", "batch") for row in written(server, f"killed-{before}-{name}")]
+    assert [(row["state"], row["error_code"], row["item"]) for row in kept] == [
+        ("failed", "INFERENCE_FAILED", item) for item in (0, 0, 0, 1)
+    ]
+    assert {row["worker"] for row in kept} == {f"{server.worker().host}/cpu"}
     wait_until(lambda: _answers(server), 15)
     assert worker_pid(server) != before
     wait_until(lambda: server.running() == 0, 5)
+
+
+async def test_a_worker_that_speaks_again_records_nothing_twice(server: EchoServer) -> None:
+    pid = worker_pid(server)
+    async with server.client() as client:
+        waiting = asyncio.ensure_future(client.post("/infer", json=LONG, headers={"X-Request-ID": f"silent-{pid}"}))
+        await asyncio.to_thread(wait_until, lambda: server.running() == 1)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            assert (await waiting).status_code == 500
+        finally:
+            os.kill(pid, signal.SIGCONT)
+    await asyncio.to_thread(wait_until, lambda: _answers(server), 15)
+    await asyncio.to_thread(wait_until, lambda: server.running() == 0)
+    server.post("infer", {"text": "a", "max_tokens": 1}, **{"X-Request-ID": f"after-{pid}"})
+    written(server, f"after-{pid}")  # by the same recorder, after whatever it had to write before
+    (row,) = written(server, f"silent-{pid}")
+    assert (row["state"], row["error_code"]) == ("failed", "INFERENCE_FAILED")
 
 
 async def test_a_request_of_a_killed_worker_does_not_run_again(server: EchoServer) -> None:

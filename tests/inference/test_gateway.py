@@ -15,6 +15,7 @@ from engine.params import SamplingParams
 from inference import gateway as gateway_module
 from inference.calls import Call, Event
 from inference.gateway import Gateway
+from inference.timeline import stages
 from tests.inference.fakes import FakeTransport, worker
 
 
@@ -110,11 +111,33 @@ async def test_a_lost_worker_fails_what_it_held(road: Gateway, transport: FakeTr
         with pytest.raises(InferenceFailed, match="lost"):
             await call.result()
     await asyncio.sleep(0.05)
-    told = [msgspec.to_builtins(event) for event in transport.announced]
+    told = [msgspec.to_builtins(loss.event) for loss in transport.losses]
     assert [(event["event"], event["item"], event["code"]) for event in told] == [
         ("inference_failed", 0, "INFERENCE_FAILED"),
         ("inference_failed", 1, "INFERENCE_FAILED"),
     ]
+    assert await cancels(transport) == ["worker_lost"] * 2
+
+
+async def test_a_lost_worker_s_requests_are_recorded_with_what_is_known(
+    road: Gateway, transport: FakeTransport
+) -> None:
+    accepted, waiting = await submit(road, count=2)
+    transport.tell(Accepted(accepted.request_id, 7))
+    await accepted.accepted()
+    transport.alive = [worker("w2")]
+    for call in (accepted, waiting):
+        with pytest.raises(InferenceFailed, match="lost"):
+            await call.result()
+    await asyncio.sleep(0.05)
+
+    first, second = (loss.record for loss in transport.losses)
+    assert (first.request_id, first.item, first.state, first.error_code) == ("req_x", 0, "failed", "INFERENCE_FAILED")
+    assert (first.worker, first.backend, first.model, first.kind) == ("host/cpu", "cpu", "m", "infer")
+    assert (first.prompt_tokens, second.prompt_tokens) == (7, 0)
+    assert [stage.name for stage in stages(first)][-1] == "engine"
+    assert [stage.name for stage in stages(second) if stage.seconds > 0][-1] == "dispatch"
+    assert 0 < first.accept_time < first.total_time < 5
 
 
 async def test_a_job_that_the_successor_has_begun_goes_on(road: Gateway, transport: FakeTransport) -> None:

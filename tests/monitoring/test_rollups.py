@@ -28,6 +28,16 @@ def test_a_request_counts_where_it_ended_in_every_span_for_its_model_and_for_all
     )
 
 
+def test_times_are_those_that_the_caller_waited() -> None:
+    """The wait for a worker, and what came before it, too."""
+    write(record(door_time=2.0, taken_time=0.5, accept_time=1.0, queue_time=0.25, prefill_time=0.25, total_time=3.0))
+    assert (bucket().total_time, bucket().first_token_time) == (5.0, 3.5)
+    assert bucket().first_token_p50 == pytest.approx(3.5, rel=0.01)
+    RequestBucket.objects.all().delete()
+    call_command("rebuild_metrics")
+    assert (bucket().total_time, bucket().first_token_time) == (5.0, 3.5)
+
+
 def test_later_ones_are_added_to_earlier_ones() -> None:
     write(record(total_time=0.5), record(total_time=1.5, model="beta"), record(state="failed"))
     write(record(total_time=4.0), record(state="cancelled", completion_tokens=3))
