@@ -59,10 +59,11 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
 
     Exactly one of `text` and `messages` is set. Unless `raw`, a model with a chat template gets `text` as a user turn.
     `priority`: higher goes first among the waiting ones. `fills_context`: max_tokens gives way to what the prompt
-    leaves of the context and of `most_tokens`, instead of being refused. `stream`: whether `Delta` events are wanted;
-    without it the engine sends only Accepted and the end. `cache_salt`: computed prompt beginnings are used again only
-    among requests with the same one, since the time that they save tells that somebody has sent the same beginning
-    before. `most_tokens`: what is reserved for prompt and completion together, which they never exceed; None: no bound.
+    leaves of the context and of `most_tokens`, instead of being refused. `response_schema`: the JSON Schema, as text,
+    that the completion is held to; empty: none. `stream`: whether `Delta` events are wanted; without it the engine
+    sends only Accepted and the end. `cache_salt`: computed prompt beginnings are used again only among requests with
+    the same one, since the time that they save tells that somebody has sent the same beginning before. `most_tokens`:
+    what is reserved for prompt and completion together, which they never exceed; None: no bound.
     """
 
     request_id: str
@@ -74,6 +75,7 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
     priority: int = 0
     stream: bool = True
     fills_context: bool = False
+    response_schema: str = ""
     cache_salt: str = ""
     most_tokens: int | None = None
 
@@ -100,20 +102,33 @@ class Accepted(msgspec.Struct, frozen=True, tag="accepted"):
     prompt_tokens: int
 
 
-class Delta(msgspec.Struct, frozen=True, tag="delta"):
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """A token of a completion, as its bytes, with its natural log probability and the likeliest tokens in its place.
+
+    By the model's own scores, before penalties, temperature and filters.
+    """
+
+    token: bytes
+    logprob: float
+    top: tuple[tuple[bytes, float], ...] = ()
+
+
+class Delta(msgspec.Struct, frozen=True, tag="delta", omit_defaults=True):
     """New text of a completion; whole characters only. `tokens` counts the tokens generated so far."""
 
     request_id: str
     text: str
     tokens: int
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
-class Finished(msgspec.Struct, frozen=True, tag="finished"):
+class Finished(msgspec.Struct, frozen=True, tag="finished", omit_defaults=True):
     """The one good end of a completion.
 
-    `text` is the whole completion, `delta` the part of it not yet sent as Delta. Times are in seconds: `queue_time`
-    from arrival to the first prefill step, `prefill_time` from then to the first token, `decode_time` from the first
-    token to the last. `cached_tokens` counts the prompt tokens whose keys and values were reused.
+    `text` is the whole completion, `delta` the part of it not yet sent as Delta, `logprobs` those of that part. Times
+    are in seconds: `queue_time` from arrival to the first prefill step, `prefill_time` from then to the first token,
+    `decode_time` from the first token to the last. `cached_tokens` counts the prompt tokens whose keys and values were
+    reused.
     """
 
     request_id: str
@@ -126,6 +141,7 @@ class Finished(msgspec.Struct, frozen=True, tag="finished"):
     queue_time: float
     prefill_time: float
     decode_time: float
+    logprobs: tuple[TokenLogprob, ...] = ()
 
     @property
     def time_to_first_token(self) -> float:

@@ -91,7 +91,10 @@ class BatchBody(Parameters, kw_only=True, forbid_unknown_fields=True, rename={"r
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What is to be completed, and how; checked. `fills_context`: max_tokens gives way to the model's context."""
+    """What is to be completed, and how; checked. `fills_context`: max_tokens gives way to the model's context.
+
+    `response_schema`: the JSON Schema that the answer is held to; empty: none.
+    """
 
     params: SamplingParams
     text: str | None
@@ -99,6 +102,7 @@ class Prompt:
     system: str | None
     raw: bool
     fills_context: bool = False
+    response_schema: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -177,10 +177,10 @@ def _through(plugged: PluggedIn, output: Output, event: RequestEvent) -> Request
     if isinstance(event, Delta):
         plugged.taken += len(event.text)
         text = output.feed(event.text)
-        return msgspec.structs.replace(event, text=text) if text else None
+        return msgspec.structs.replace(event, text=text, logprobs=()) if text else None
     if isinstance(event, Finished):
         last = output.finish(event.text[plugged.taken :])
-        return msgspec.structs.replace(event, text=output.text, delta=last)
+        return msgspec.structs.replace(event, text=output.text, delta=last, logprobs=())  # they'd tell what was taken
     return event
 
 

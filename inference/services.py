@@ -239,6 +239,7 @@ async def _submit(
             priority=1 if goes_first else 0,
             stream=stream,
             fills_context=prompt.fills_context,
+            response_schema=prompt.response_schema,
             cache_salt="" if settings.SHARED_PREFIX_CACHE else _cache_owner(origin.caller),
             most_tokens=most_tokens(prompt, model.context_length, budget, requests=len(prompts)) if budget else None,
         )

@@ -7,8 +7,9 @@ from collections.abc import Sequence as Seq
 
 from engine.messages import EngineConfig, Generate
 from engine.runtime.blocks import BLOCK_SIZE
-from engine.runtime.runner import ModelFacts, PromptTokenizer, RequestRefused
+from engine.runtime.runner import ModelFacts, Outcome, PromptTokenizer, RequestRefused, Sampled
 from engine.runtime.scheduler import Chunk
+from engine.runtime.sequence import Constraint
 
 _PIECE = re.compile(rb"\s*[^\s]{1,6}|\s+")
 _MAX_PIECE_BYTES = 6
@@ -39,7 +40,13 @@ class EchoTokenizer:
         return [int.from_bytes(b"\x01" + piece, "big") for piece in pieces]
 
     def decode(self, tokens: Seq[int]) -> str:
-        return b"".join(token.to_bytes(8, "big").lstrip(b"\0")[1:] for token in tokens).decode(errors="replace")
+        return b"".join(map(self.token_bytes, tokens)).decode(errors="replace")
+
+    def token_bytes(self, token: int) -> bytes:
+        return token.to_bytes(8, "big").lstrip(b"\0")[1:]
+
+    def constraint(self, schema: str) -> Constraint:
+        raise RequestRefused("INVALID_INPUT", "the echo runner can't be held to a schema", field="response_format")
 
 
 class EchoRunner:
@@ -66,12 +73,12 @@ class EchoRunner:
             devices=("cpu",),
         )
 
-    def step(self, chunks: list[Chunk]) -> list[int | RequestRefused | None]:
+    def step(self, chunks: list[Chunk]) -> list[Outcome | None]:
         if self._delay:
             time.sleep(self._delay)
         return [self._next(chunk) if chunk.samples else None for chunk in chunks]
 
-    def _next(self, chunk: Chunk) -> int | RequestRefused:
+    def _next(self, chunk: Chunk) -> Outcome:
         sequence = chunk.sequence
         if sequence.completion_length == 0:
             prompt = self.tokenizer.decode(sequence.tokens[: sequence.prompt_length])
@@ -79,4 +86,6 @@ class EchoRunner:
                 os._exit(13)
             if _FAIL in prompt:
                 return RequestRefused("INFERENCE_FAILED", "the prompt asked the echo runner to fail")
-        return sequence.tokens[sequence.completion_length % sequence.prompt_length]
+        token = sequence.tokens[sequence.completion_length % sequence.prompt_length]
+        wanted = sequence.params.logprobs
+        return token if wanted is None else Sampled(token, 0.0, ((token, 0.0),)[:wanted])  # it is certain of it

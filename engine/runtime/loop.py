@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from engine.messages import Accepted, Delta, Failed, FinishReason, RequestEvent, Step
-from engine.runtime.runner import RequestRefused, Runner
+from engine.messages import Accepted, Delta, Failed, FinishReason, RequestEvent, Step, TokenLogprob
+from engine.runtime.runner import RequestRefused, Runner, Sampled
 from engine.runtime.scheduler import Chunk, Scheduler
 from engine.runtime.sequence import Sequence
 from engine.runtime.step_figures import FiguresGatherer
@@ -108,23 +108,36 @@ class EngineLoop:
             elif outcome is not None:
                 try:
                     self._take_token(chunk.sequence, outcome, now)
+                except RequestRefused as reason:
+                    self._fail(chunk.sequence, reason)
                 except Exception:  # a token that breaks the tokenizer fails its own request
                     logger.exception("request %s: a token can't be decoded", chunk.sequence.request_id)
                     self._fail(chunk.sequence, RequestRefused("INFERENCE_FAILED", "a token could not be decoded"))
 
-    def _take_token(self, sequence: Sequence, token: int, now: float) -> None:
+    def _take_token(self, sequence: Sequence, outcome: int | Sampled, now: float) -> None:
         params = sequence.params
+        token = outcome.token if isinstance(outcome, Sampled) else outcome
         if sequence.last_token is not None:
             self._figures.gap(now - sequence.last_token)
         sequence.append(token, now)
         ended = token in self._runner.tokenizer.eos_tokens and not params.ignore_eos
         text = "" if ended else sequence.detokenizer.add(token)
+        if isinstance(outcome, Sampled) and not ended and sequence.logprobs is not None:
+            sequence.logprobs.add(self._described(outcome))
+        if sequence.constraint is not None and not ended:
+            ended = sequence.constraint.take(token)
         if sequence.detokenizer.stopped or ended:
             self._finish(sequence, "stop", text, now)
         elif sequence.completion_length >= params.max_tokens:
             self._finish(sequence, "length", text, now)
         elif text and sequence.request.stream:
-            self._events.append(Delta(sequence.request_id, text, sequence.completion_length))
+            logprobs = () if sequence.logprobs is None else sequence.logprobs.release(text)
+            self._events.append(Delta(sequence.request_id, text, sequence.completion_length, logprobs))
+
+    def _described(self, sampled: Sampled) -> TokenLogprob:
+        name = self._runner.tokenizer.token_bytes
+        top = tuple((name(token), logprob) for token, logprob in sampled.top)
+        return TokenLogprob(name(sampled.token), sampled.logprob, top)
 
     def _finish(self, sequence: Sequence, reason: FinishReason, text: str, now: float) -> None:
         rest = sequence.detokenizer.flush()

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
@@ -28,6 +29,9 @@ class CommandReceiver:
         self._context_length = runner.facts.context_length
         self._vocab_size = runner.facts.vocab_size
         self._inbox = inbox
+        self._compiler = ThreadPoolExecutor(1, "grammar")
+        self._compiling: dict[str, bool] = {}  # and whether they were aborted meanwhile
+        self._lock = threading.Lock()
 
     def start(self) -> None:
         threading.Thread(target=self._receive, name="receiver", daemon=True).start()
@@ -36,14 +40,34 @@ class CommandReceiver:
         try:
             while (command := self._frames.receive()) is not None:
                 match command:
+                    case Generate() if command.response_schema:
+                        with self._lock:
+                            self._compiling[command.request_id] = False
+                        self._compiler.submit(self._compile, command)
                     case Generate():
                         self._inbox.put(self._prepare(command))
                     case Abort():
-                        self._inbox.put(AbortRequest(command.request_id))
+                        self._abort(command.request_id)
                     case Shutdown():
                         break
         finally:
+            self._compiler.shutdown(wait=False, cancel_futures=True)
             self._inbox.put(Stop())
+
+    def _abort(self, request_id: str) -> None:
+        with self._lock:
+            if request_id in self._compiling:
+                self._compiling[request_id] = True
+                return
+        self._inbox.put(AbortRequest(request_id))
+
+    def _compile(self, request: Generate) -> None:
+        """Prepare a request with a schema, which others don't wait for."""
+        prepared = self._prepare(request)
+        with self._lock:
+            self._inbox.put(prepared)
+            if self._compiling.pop(request.request_id):
+                self._inbox.put(AbortRequest(request.request_id))
 
     def _prepare(self, request: Generate) -> Sequence | Failed:
         try:
@@ -52,6 +76,7 @@ class CommandReceiver:
             if max(prompt) >= self._vocab_size:
                 raise RequestRefused("INFERENCE_FAILED", "the model has no embedding for a token of this prompt")
             request = self._fitted(request, len(prompt))
+            constraint = self._tokenizer.constraint(request.response_schema) if request.response_schema else None
         except InvalidParameter as error:
             return Failed(request.request_id, "INVALID_INPUT", error.message, {"field": error.field})
         except RequestRefused as error:
@@ -59,7 +84,7 @@ class CommandReceiver:
         except Exception:  # a prompt that breaks the tokenizer fails alone
             logger.exception("request %s: the prompt can't be tokenised", request.request_id)
             return Failed(request.request_id, "INFERENCE_FAILED", "the prompt can't be tokenised")
-        return Sequence(request, prompt, Detokenizer(self._tokenizer.decode, request.params.stop))
+        return Sequence(request, prompt, Detokenizer(self._tokenizer.decode, request.params.stop), constraint)
 
     def _fitted(self, request: Generate, prompt_tokens: int) -> Generate:
         """The request with as many tokens as it may have. Raises RequestRefused when that is too few."""

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from engine.messages import Generate
 from engine.runtime.scheduler import Chunk
+from engine.runtime.sequence import Constraint
 
 
 class RequestRefused(Exception):
@@ -59,6 +60,18 @@ class ModelFacts:
     device_bytes: dict[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A token with its log probability and those of the likeliest in its place."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+Outcome = int | Sampled | RequestRefused
+
+
 class PromptTokenizer(Protocol):
     """Prompts to tokens and back."""
 
@@ -71,6 +84,12 @@ class PromptTokenizer(Protocol):
     def decode(self, tokens: Seq[int]) -> str:
         """The text of tokens, special ones left out; incomplete characters as U+FFFD."""
 
+    def token_bytes(self, token: int) -> bytes:
+        """What a token stands for in the text: maybe a part of a character only."""
+
+    def constraint(self, schema: str) -> Constraint:
+        """What holds a completion to a JSON Schema. Takes a while. Raises RequestRefused."""
+
 
 class Runner(Protocol):
     """A loaded model."""
@@ -78,5 +97,5 @@ class Runner(Protocol):
     facts: ModelFacts
     tokenizer: PromptTokenizer
 
-    def step(self, chunks: list[Chunk]) -> list[int | RequestRefused | None]:
+    def step(self, chunks: list[Chunk]) -> list[Outcome | None]:
         """Run all chunks in one pass; for each, its sampled token, None if it doesn't sample, or why it failed."""

@@ -7,8 +7,9 @@ a seeded completion is the same whatever else is in the batch.
 from collections import Counter
 
 import torch
+from torch.nn import functional
 
-from engine.runtime.runner import RequestRefused
+from engine.runtime.runner import Outcome, RequestRefused, Sampled
 from engine.runtime.sequence import Sequence
 
 # Nucleus and top-k filters look at so many likeliest tokens; rows that need more, at the next number, then at all.
@@ -17,13 +18,19 @@ _CANDIDATES = (64, 1024)
 _BELOW_ONE = 1 - 2**-22
 
 
-def sample(logits: torch.Tensor, sequences: list[Sequence]) -> list[int | RequestRefused]:
+_BITS = torch.arange(8, dtype=torch.uint8)
+# No log probability is told lower than this, which JSON can hold.
+_LEAST_LOGPROB = -9999.0
+
+
+def sample(logits: torch.Tensor, sequences: list[Sequence]) -> list[Outcome]:
     """logits: [sequences, vocabulary]; returns a token for each, or why it has none."""
-    logits = _penalise(logits, sequences)
+    own = logits
+    logits = _constrain(_penalise(logits, sequences), sequences)
     highest, likeliest = logits.max(-1)
     greedy = likeliest.tolist()
     broken = (~torch.isfinite(highest)).tolist()
-    outcomes: list[int | RequestRefused] = list(greedy)
+    outcomes: list[Outcome] = list(greedy)
     drawn = [row for row, sequence in enumerate(sequences) if not sequence.params.is_greedy and not broken[row]]
     if drawn:
         for row, token in zip(drawn, _draw(logits[drawn], [sequences[row] for row in drawn]), strict=True):
@@ -31,7 +38,43 @@ def sample(logits: torch.Tensor, sequences: list[Sequence]) -> list[int | Reques
     for row, bad in enumerate(broken):
         if bad:
             outcomes[row] = RequestRefused("INFERENCE_FAILED", "the model gave no finite scores for this prompt")
+    _tell_logprobs(own, sequences, outcomes)
     return outcomes
+
+
+def _constrain(logits: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
+    """Leave to a sequence that is held to a schema only the tokens that may come next."""
+    held = [row for row, sequence in enumerate(sequences) if sequence.constraint is not None]
+    if not held:
+        return logits
+    logits = logits.float().clone()
+    for row in held:
+        constraint = sequences[row].constraint
+        if constraint is not None:
+            refused = ~_unpacked(constraint.allowed(), logits.shape[1])
+            logits[row].masked_fill_(refused.to(logits.device), -torch.inf)
+    return logits
+
+
+def _unpacked(packed: bytes, size: int) -> torch.Tensor:
+    """Bits, lowest first, as `size` booleans on the CPU; those that are missing are false."""
+    bits = (torch.frombuffer(bytearray(packed), dtype=torch.uint8)[:, None] >> _BITS & 1).flatten()[:size].bool()
+    return functional.pad(bits, (0, size - len(bits)))
+
+
+def _tell_logprobs(logits: torch.Tensor, sequences: list[Sequence], outcomes: list[Outcome]) -> None:
+    """Put the log probabilities beside the tokens of the sequences that want them."""
+    rows = [row for row, s in enumerate(sequences) if s.params.logprobs is not None and isinstance(outcomes[row], int)]
+    if not rows:
+        return
+    scores = torch.log_softmax(logits[rows].float(), -1).clamp(min=_LEAST_LOGPROB)
+    tokens = [token for row in rows if isinstance(token := outcomes[row], int)]
+    chosen = scores.gather(1, torch.tensor(tokens, device=scores.device)[:, None])[:, 0].tolist()
+    values, indices = torch.topk(scores, min(max(sequences[row].params.logprobs or 0 for row in rows), scores.shape[1]))
+    likeliest = zip(indices.tolist(), values.tolist(), strict=True)
+    for row, token, logprob, (names, numbers) in zip(rows, tokens, chosen, likeliest, strict=True):
+        top = list(zip(names, numbers, strict=True))[: sequences[row].params.logprobs]
+        outcomes[row] = Sampled(token, logprob, tuple(top))
 
 
 def _penalise(logits: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:

@@ -2,9 +2,21 @@
 
 import random
 import time
+from typing import Protocol
 
-from engine.messages import Finished, FinishReason, Generate
+from engine.messages import Finished, FinishReason, Generate, TokenLogprob
 from engine.runtime.detokenizer import Detokenizer
+from engine.runtime.logprobs import LogprobLog
+
+
+class Constraint(Protocol):
+    """What a completion is held to."""
+
+    def allowed(self) -> bytes:
+        """A bit for each token, lowest bit first: whether it may come next."""
+
+    def take(self, token: int) -> bool:
+        """Go on by a token; whether the text is whole now. Raises RequestRefused."""
 
 
 class Sequence:
@@ -14,7 +26,13 @@ class Sequence:
     when all have been, the next token is sampled.
     """
 
-    def __init__(self, request: Generate, prompt: list[int], detokenizer: Detokenizer) -> None:
+    def __init__(
+        self,
+        request: Generate,
+        prompt: list[int],
+        detokenizer: Detokenizer,
+        constraint: Constraint | None = None,
+    ) -> None:
         self.request = request
         self.request_id = request.request_id
         self.params = request.params
@@ -22,6 +40,8 @@ class Sequence:
         self.tokens = list(prompt)
         self.prompt_length = len(prompt)
         self.detokenizer = detokenizer
+        self.constraint = constraint
+        self.logprobs = None if request.params.logprobs is None else LogprobLog()
         self.random = random.Random(request.params.seed)  # noqa: S311  sampling, not secrets
 
         self.blocks: list[int] = []
@@ -74,4 +94,12 @@ class Sequence:
             queue_time=started - self.arrived,
             prefill_time=first - started,
             decode_time=last - first,
+            logprobs=self._last_logprobs(delta),
         )
+
+    def _last_logprobs(self, delta: str) -> tuple[TokenLogprob, ...]:
+        if self.logprobs is None:
+            return ()
+        if not self.detokenizer.stopped:
+            return self.logprobs.release_all()
+        return self.logprobs.release(delta if self.request.stream else self.detokenizer.text)

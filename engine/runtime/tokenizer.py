@@ -1,13 +1,23 @@
 """Prompts to tokens, by the model's own tokenizer and chat template."""
 
+import re
 from collections.abc import Sequence as Seq
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from engine.messages import Generate
 from engine.runtime.runner import RequestRefused
+from engine.runtime.sequence import Constraint
+
+if TYPE_CHECKING:
+    from engine.runtime.grammar import GrammarCompiler
+
+_BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_BYTES = {character: byte for byte, character in bytes_to_unicode().items()}  # GPT-2's spelling of bytes
 
 
 class HuggingFaceTokenizer:
@@ -20,6 +30,9 @@ class HuggingFaceTokenizer:
         self._rust: Any = getattr(self._tokenizer, "backend_tokenizer", None)
         self.has_chat_template = bool(getattr(self._tokenizer, "chat_template", None))
         self.eos_tokens = _eos_tokens(folder, config, self._tokenizer)
+        self._vocabulary: int = config.get_text_config().vocab_size
+        self._special = frozenset(self._tokenizer.all_special_ids)
+        self._compiler: GrammarCompiler | None = None
 
     def encode(self, request: Generate) -> list[int]:
         if request.messages is not None and request.raw:
@@ -42,6 +55,33 @@ class HuggingFaceTokenizer:
             text: str = self._rust.decode(list(tokens), skip_special_tokens=True)
             return text
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def token_bytes(self, token: int) -> bytes:
+        piece = self._tokenizer.convert_ids_to_tokens(token)
+        if not isinstance(piece, str):
+            return b""
+        if token in self._special:
+            return piece.encode()
+        if self._is_byte_level and all(character in _BYTES for character in piece):
+            return bytes(_BYTES[character] for character in piece)
+        if match := _BYTE_PIECE.fullmatch(piece):
+            return bytes([int(match[1], 16)])
+        return piece.replace("\u2581", " ").encode()
+
+    def constraint(self, schema: str) -> Constraint:
+        if self._rust is None:
+            raise RequestRefused(
+                "INVALID_INPUT", "this model's tokenizer can't be held to a schema", field="response_format"
+            )
+        if self._compiler is None:
+            from engine.runtime.grammar import GrammarCompiler  # only requests with a schema have need of it
+
+            self._compiler = GrammarCompiler(self._rust.to_str(), self._vocabulary, self.eos_tokens)
+        return self._compiler.compile(schema)
+
+    @cached_property
+    def _is_byte_level(self) -> bool:
+        return self._rust is not None and "ByteLevel" in str(self._rust.decoder)
 
     def _encode_chat(self, request: Generate) -> list[int]:
         if not self.has_chat_template:

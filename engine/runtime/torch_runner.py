@@ -17,7 +17,7 @@ from engine.runtime.kernels.batch import pack
 from engine.runtime.linears import PackedLinear
 from engine.runtime.loading import Loader
 from engine.runtime.model_files import read_configuration, read_tokenizer
-from engine.runtime.runner import ModelFacts, ModelLoadError, RequestRefused
+from engine.runtime.runner import ModelFacts, ModelLoadError, Outcome
 from engine.runtime.sampler import sample
 from engine.runtime.scheduler import Chunk
 from engine.runtime.unasked import decodes, reading
@@ -77,7 +77,7 @@ class TorchRunner:
             device_bytes=taken,
         )
 
-    def step(self, chunks: list[Chunk]) -> list[int | RequestRefused | None]:
+    def step(self, chunks: list[Chunk]) -> list[Outcome | None]:
         with torch.inference_mode():
             logits = self._forward(pack(chunks, self._device))
             sampling = [chunk.sequence for chunk in chunks if chunk.samples]

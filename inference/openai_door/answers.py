@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from common.errors import InferenceFailed
 from common.openai_errors import openai_failure
-from engine.messages import Delta, Finished
+from engine.messages import Delta, Finished, TokenLogprob
 from inference.calls import Event, error_of
 from inference.sse import encoded
 from models_mgmt.models import Model
@@ -37,8 +37,8 @@ def _choice(style: Style, index: int, end: Finished) -> dict[str, Any]:
     reason = _finish_reason(end)
     if style == "chat":
         message = {"role": "assistant", "content": end.text, "refusal": None}
-        return {"index": index, "message": message, "logprobs": None, "finish_reason": reason}
-    return {"index": index, "text": end.text, "logprobs": None, "finish_reason": reason}
+        return {"index": index, "message": message, "logprobs": _chat_logprobs(end.logprobs), "finish_reason": reason}
+    return {"index": index, "text": end.text, "logprobs": _text_logprobs(end.logprobs, 0), "finish_reason": reason}
 
 
 class ChunkLines:
@@ -51,6 +51,7 @@ class ChunkLines:
         self._n = n
         self._usage = usage
         self._ends: dict[int, Finished] = {}
+        self._offsets = [0] * choices
 
     def opening(self) -> bytes:
         if self._style == "text":
@@ -60,14 +61,14 @@ class ChunkLines:
 
     def line(self, index: int, event: Event) -> bytes:
         if isinstance(event, Delta):
-            return self._text(index, event.text)
+            return self._text(index, event.text, event.logprobs)
         if isinstance(event, Finished):
             try:
                 reason = _finish_reason(event)
             except InferenceFailed as error:
                 return b"data: %b\n\n" % encoded(openai_failure(error))
             self._ends[index] = event
-            rest = self._text(index, event.delta) if event.delta else b""
+            rest = self._text(index, event.delta, event.logprobs) if event.delta or event.logprobs else b""
             return rest + self._chunk(index, {} if self._style == "chat" else {"text": ""}, reason)
         return b"data: %b\n\n" % encoded(openai_failure(error_of(event)))
 
@@ -79,12 +80,18 @@ class ChunkLines:
         ends = [self._ends[index] for index in range(self._choices)]
         return self._line({"choices": [], "usage": _usage(ends, self._n)}) + _DONE
 
-    def _text(self, index: int, text: str) -> bytes:
-        return self._chunk(index, {"content" if self._style == "chat" else "text": text}, None)
+    def _text(self, index: int, text: str, entries: Sequence[TokenLogprob]) -> bytes:
+        if self._style == "chat":
+            return self._chunk(index, {"content": text}, None, _chat_logprobs(entries))
+        logprobs = _text_logprobs(entries, self._offsets[index])
+        self._offsets[index] += len(text)
+        return self._chunk(index, {"text": text}, None, logprobs)
 
-    def _chunk(self, index: int, made: Mapping[str, Any], reason: str | None) -> bytes:
+    def _chunk(
+        self, index: int, made: Mapping[str, Any], reason: str | None, logprobs: dict[str, Any] | None = None
+    ) -> bytes:
         body = {"delta": made} if self._style == "chat" else made
-        choice = {"index": index, **body, "logprobs": None, "finish_reason": reason}
+        choice = {"index": index, **body, "logprobs": logprobs, "finish_reason": reason}
         return self._line({"choices": [choice], "usage": None} if self._usage else {"choices": [choice]})
 
     def _line(self, fields: Mapping[str, Any]) -> bytes:
@@ -98,6 +105,36 @@ def _head(style: Style, kind: str, request_id: str, model: Model) -> dict[str, A
         "created": int(time.time()),
         "model": model.id,
         "system_fingerprint": None,
+    }
+
+
+def _chat_logprobs(entries: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+    """None where there are none: nobody has asked for them, or a plugin filters the answer."""
+    if not entries:
+        return None
+    content = [
+        {**_token(entry.token, entry.logprob), "top_logprobs": [_token(token, logprob) for token, logprob in entry.top]}
+        for entry in entries
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _token(token: bytes, logprob: float) -> dict[str, Any]:
+    return {"token": token.decode(errors="replace"), "logprob": logprob, "bytes": list(token)}
+
+
+def _text_logprobs(entries: Sequence[TokenLogprob], offset: int) -> dict[str, Any] | None:
+    """The older shape, of text completions. `offset`: where the first of these tokens begins, in characters."""
+    if not entries:
+        return None
+    tokens = [entry.token.decode(errors="replace") for entry in entries]
+    return {
+        "tokens": tokens,
+        "token_logprobs": [entry.logprob for entry in entries],
+        "top_logprobs": [
+            {token.decode(errors="replace"): logprob for token, logprob in entry.top} for entry in entries
+        ],
+        "text_offset": [offset + sum(map(len, tokens[:index])) for index in range(len(tokens))],
     }
 
 

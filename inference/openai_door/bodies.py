@@ -14,10 +14,11 @@ from msgspec import UNSET, Meta, UnsetType
 
 from common.errors import InvalidInput
 from engine.messages import ChatTurn
-from engine.params import MAX_SEED, InvalidParameter, SamplingParams
+from engine.params import MAX_LOGPROBS, MAX_SEED, InvalidParameter, SamplingParams
 from inference.bodies import Prompt, convert
 
 MAX_CHOICES = 16
+MAX_SCHEMA_LENGTH = 64 * 1024
 _DEFAULT_COMPLETION_TOKENS = 16
 _WHOLE_CONTEXT = 2**31 - 1
 
@@ -35,23 +36,19 @@ _NOT_IN_CHAT: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "function_call": (),
     "functions": ([],),
-    "logprobs": (False,),
     "modalities": (["text"],),
     "moderation": (),
     "parallel_tool_calls": (True, False),
     "prediction": (),
     "reasoning_effort": ("none",),
-    "response_format": ({"type": "text"},),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
-    "top_logprobs": (0,),
     "verbosity": (),
     "web_search_options": (),
 }
 _NOT_IN_COMPLETIONS: dict[str, tuple[Any, ...]] = {
     **_NOT_HERE,
     "echo": (False,),
-    "logprobs": (),
     "suffix": ("",),
 }
 
@@ -82,6 +79,22 @@ class Message(msgspec.Struct, forbid_unknown_fields=True):
     annotations: Annotated[list[Any], Meta(max_length=0)] | None = None
 
 
+class JsonSchema(msgspec.Struct, forbid_unknown_fields=True):
+    """What the answer must look like. It always does: `strict` changes nothing."""
+
+    name: str
+    schema: dict[str, Any]
+    description: str | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(msgspec.Struct, forbid_unknown_fields=True):
+    """`json_schema` goes with the type of that name."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | UnsetType = UNSET
+
+
 class Common(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What both endpoints take. `top_k`, `min_p` and `repetition_penalty` are this server's own."""
 
@@ -110,12 +123,16 @@ class ChatBody(Common, kw_only=True, forbid_unknown_fields=True):
 
     messages: Annotated[list[Message], Meta(min_length=1)]
     max_completion_tokens: Annotated[int, Meta(ge=1, le=_WHOLE_CONTEXT)] | UnsetType = UNSET
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | UnsetType = UNSET
+    response_format: ResponseFormat | UnsetType = UNSET
 
 
 class CompletionBody(Common, kw_only=True, forbid_unknown_fields=True):
     """The body of `/v1/completions`. The prompt goes to the model as it is, without a chat template."""
 
     prompt: Annotated[str | list[str], Meta(description="A prompt, or several.")]
+    logprobs: Annotated[int, Meta(ge=0, le=5)] | UnsetType = UNSET
     best_of: Annotated[int, Meta(ge=1, description="Only as many as `n`.")] | UnsetType = UNSET
 
 
@@ -153,15 +170,19 @@ def parse_chat(data: Any) -> CompletionRequest:
     turns = tuple(_turn(message) for message in body.messages)
     if not any(turn.content for turn in turns):
         raise InvalidInput("At least one message with content is required.", field="messages")
+    if body.top_logprobs is not UNSET and not body.logprobs:
+        raise InvalidInput("top_logprobs go with logprobs alone.", field="top_logprobs")
+    logprobs = (0 if body.top_logprobs is UNSET else body.top_logprobs) if body.logprobs else None
     prompt = Prompt(
-        params=_sampling(body, _WHOLE_CONTEXT if limit is UNSET else limit),
+        params=_sampling(body, _WHOLE_CONTEXT if limit is UNSET else limit, logprobs),
         text=None,
         messages=turns,
         system=None,
         raw=False,
         fills_context=limit is UNSET,
+        response_schema=_schema(body.response_format),
     )
-    return _request(body, (prompt,), {"max_tokens": limit_name})
+    return _request(body, (prompt,), {"max_tokens": limit_name, "logprobs": "top_logprobs"})
 
 
 def parse_completion(data: Any) -> CompletionRequest:
@@ -176,7 +197,8 @@ def parse_completion(data: Any) -> CompletionRequest:
         details = {"max_choices": MAX_CHOICES}
         message = f"At most {MAX_CHOICES} completions can be asked for at once: prompts times n."
         raise InvalidInput(message, field="prompt" if len(texts) > 1 else "n", details=details)
-    params = _sampling(body, _DEFAULT_COMPLETION_TOKENS if body.max_tokens is UNSET else body.max_tokens)
+    limit = _DEFAULT_COMPLETION_TOKENS if body.max_tokens is UNSET else body.max_tokens
+    params = _sampling(body, limit, None if body.logprobs is UNSET else body.logprobs)
     prompts = tuple(Prompt(params=params, text=text, messages=None, system=None, raw=True) for text in texts)
     return _request(body, prompts, {"text": "prompt", "raw": "prompt"})
 
@@ -204,7 +226,22 @@ def _turn(message: Message) -> ChatTurn:
     return ChatTurn("system" if message.role == "developer" else message.role, text)
 
 
-def _sampling(body: Common, max_tokens: int) -> SamplingParams:
+def _schema(wanted: ResponseFormat | UnsetType) -> str:
+    """The JSON Schema of a response format, as text; empty for plain text."""
+    if wanted is UNSET or wanted.type == "text":
+        return ""
+    if (wanted.type == "json_schema") != (wanted.json_schema is not UNSET):
+        raise InvalidInput("It goes with the type json_schema.", field="response_format.json_schema")
+    schema = {"type": "object"} if wanted.json_schema is UNSET else wanted.json_schema.schema
+    text = msgspec.json.encode(schema).decode()
+    if len(text) > MAX_SCHEMA_LENGTH:
+        details = {"max_length": MAX_SCHEMA_LENGTH, "provided_length": len(text)}
+        message = f"The schema is longer than {MAX_SCHEMA_LENGTH} characters."
+        raise InvalidInput(message, field="response_format.json_schema.schema", details=details)
+    return text
+
+
+def _sampling(body: Common, max_tokens: int, logprobs: int | None) -> SamplingParams:
     stop = () if body.stop is UNSET else (body.stop,) if isinstance(body.stop, str) else tuple(body.stop)
     given = {
         name: value
@@ -213,7 +250,7 @@ def _sampling(body: Common, max_tokens: int) -> SamplingParams:
     }
     seed = None if body.seed is UNSET else body.seed & MAX_SEED
     try:
-        return SamplingParams(max_tokens=max_tokens, stop=stop, seed=seed, **given).validate()
+        return SamplingParams(max_tokens=max_tokens, stop=stop, seed=seed, logprobs=logprobs, **given).validate()
     except InvalidParameter as error:
         raise InvalidInput(f"{error.field} {error.message}.", field=error.field) from None
 

@@ -56,6 +56,21 @@ def test_every_choice_has_a_seed_of_its_own() -> None:
     assert [prompt.params.seed for prompt in parse_chat(chat(n=2)).choices()] == [None, None]
 
 
+@pytest.mark.parametrize(
+    ("wanted", "schema"),
+    [
+        ({"type": "text"}, ""),
+        ({"type": "json_object"}, '{"type":"object"}'),
+        (
+            {"type": "json_schema", "json_schema": {"name": "n", "schema": {"b": 1, "a": 2}, "strict": True}},
+            '{"b":1,"a":2}',
+        ),
+    ],
+)
+def test_a_response_format_becomes_a_schema(wanted: dict[str, Any], schema: str) -> None:
+    assert parse_chat(chat(response_format=wanted)).prompts[0].response_schema == schema
+
+
 def test_the_sampling_is_taken_over() -> None:
     body = chat(temperature=0.02, top_p=0.5, stop="END", seed=-1, presence_penalty=1, frequency_penalty=-0.5, top_k=3)
     params = parse_chat(body).prompts[0].params
@@ -123,6 +138,11 @@ def test_values_that_ask_for_nothing_and_hints_pass(fields: dict[str, Any]) -> N
         ({"stop": [""]}, "stop"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": 5, "max_completion_tokens": 5}, "max_tokens"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"response_format": {"type": "yaml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        ({"response_format": {"type": "text", "json_schema": {}}}, "response_format.json_schema.name"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "user", "content": ""}]}, "messages"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),

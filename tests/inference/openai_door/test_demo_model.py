@@ -1,7 +1,11 @@
 """OpenAI's Python package against a real chat model."""
 
+import json
+
 import httpx
 import openai
+import pydantic
+import pytest
 
 from tests.running_server import RunningServer
 
@@ -29,3 +33,58 @@ def test_choices_of_one_seed_differ(demo_client: openai.OpenAI) -> None:
     )
 
     assert len({choice.message.content for choice in answer.choices}) == 3
+
+
+class Person(pydantic.BaseModel):
+    name: str
+    age: int
+    is_alive: bool
+
+
+def test_a_small_model_keeps_to_a_schema(demo_client: openai.OpenAI) -> None:
+    question = "Tell me about Ada Lovelace."
+    answer = demo_client.chat.completions.parse(
+        model="default",
+        messages=[{"role": "user", "content": question}],
+        response_format=Person,
+        max_completion_tokens=200,
+        temperature=0,
+        logprobs=True,
+    )
+
+    (choice,) = answer.choices
+    assert choice.finish_reason == "stop"
+    assert isinstance(choice.message.parsed, Person)
+    assert choice.logprobs is not None
+    assert "".join(entry.token for entry in choice.logprobs.content or []) == choice.message.content
+
+
+def test_a_json_object_may_be_streamed(demo_client: openai.OpenAI) -> None:
+    text, reason = "", None
+    for chunk in demo_client.chat.completions.create(
+        model="default",
+        messages=[{"role": "user", "content": "List three colours as JSON."}],
+        response_format={"type": "json_object"},
+        max_tokens=200,
+        temperature=0,
+        stream=True,
+    ):
+        text += chunk.choices[0].delta.content or ""
+        reason = chunk.choices[0].finish_reason
+
+    assert text.startswith("{")
+    assert reason in ("stop", "length")
+    if reason == "stop":
+        assert isinstance(json.loads(text), dict)
+
+
+def test_a_schema_that_cannot_be_enforced_is_a_400(demo_client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        demo_client.chat.completions.create(
+            model="default",
+            messages=[{"role": "user", "content": "x"}],
+            response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "strin"}}},
+        )
+
+    assert caught.value.param == "response_format.json_schema.schema"
+    assert "Invalid type" in caught.value.message

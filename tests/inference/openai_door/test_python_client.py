@@ -230,3 +230,54 @@ def test_other_formats_and_broken_json_are_refused(echo_server: RunningServer) -
 
     assert (form.status_code, form.json()["error"]["type"]) == (415, "invalid_request_error")
     assert (broken.status_code, broken.json()["error"]["type"]) == (400, "invalid_request_error")
+
+
+def test_logprobs_stand_beside_the_text(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="echo", messages=HELLO, max_tokens=3, logprobs=True, top_logprobs=1, seed=1
+    )
+    streamed = []
+    for chunk in client.chat.completions.create(
+        model="echo", messages=HELLO, max_tokens=3, logprobs=True, top_logprobs=1, stream=True
+    ):
+        logprobs = chunk.choices[0].logprobs
+        streamed += (logprobs.content or []) if logprobs else []
+
+    logprobs = answer.choices[0].logprobs
+    assert logprobs is not None
+    assert logprobs.content is not None
+    assert [entry.token for entry in logprobs.content] == ["one", " two", " three"]
+    assert [entry.top_logprobs[0].token for entry in logprobs.content] == ["one", " two", " three"]
+    assert logprobs.content[0].bytes == list(b"one")
+    assert logprobs.content[0].logprob == 0
+    assert streamed == logprobs.content
+
+
+def test_a_stop_string_has_no_logprobs(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(model="echo", messages=HELLO, stop=" three", logprobs=True)
+    tokens = []
+    for chunk in client.chat.completions.create(
+        model="echo", messages=HELLO, stop=" three", logprobs=True, stream=True
+    ):
+        logprobs = chunk.choices[0].logprobs
+        tokens += [entry.token for entry in (logprobs.content or [])] if logprobs else []
+
+    logprobs = answer.choices[0].logprobs
+    assert logprobs is not None
+    assert [entry.token for entry in logprobs.content or []] == tokens == ["one", " two"]
+
+
+def test_logprobs_of_a_text_completion(client: openai.OpenAI) -> None:
+    logprobs = client.completions.create(model="echo", prompt="a bc", max_tokens=2, logprobs=1).choices[0].logprobs
+
+    assert logprobs is not None
+    assert logprobs.tokens == ["a", " bc"]
+    assert logprobs.text_offset == [0, 1]
+    assert logprobs.top_logprobs == [{"a": 0.0}, {" bc": 0.0}]
+
+
+def test_a_runner_that_knows_no_schemas_says_so(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="echo", messages=HELLO, response_format={"type": "json_object"})
+
+    assert caught.value.param == "response_format"
