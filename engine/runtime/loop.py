@@ -124,8 +124,8 @@ class EngineLoop:
         text = "" if ended else sequence.detokenizer.add(token)
         if isinstance(outcome, Sampled) and not ended and sequence.logprobs is not None:
             sequence.logprobs.add(self._described(outcome))
-        if sequence.constraint is not None and not ended:
-            ended = sequence.constraint.take(token)
+        if sequence.constraint is not None:
+            ended = sequence.constraint.take(token) or ended
         if sequence.detokenizer.stopped or ended:
             self._finish(sequence, "stop", text, now)
         elif sequence.completion_length >= params.max_tokens:

@@ -6,8 +6,8 @@ a seeded completion is the same whatever else is in the batch.
 
 from collections import Counter
 
+import numpy as np
 import torch
-from torch.nn import functional
 
 from engine.runtime.runner import Outcome, RequestRefused, Sampled
 from engine.runtime.sequence import Sequence
@@ -16,9 +16,6 @@ from engine.runtime.sequence import Sequence
 _CANDIDATES = (64, 1024)
 # The largest uniform number: its product with a float32 total is below the total, whatever the rounding.
 _BELOW_ONE = 1 - 2**-22
-
-
-_BITS = torch.arange(8, dtype=torch.uint8)
 # No log probability is told lower than this, which JSON can hold.
 _LEAST_LOGPROB = -9999.0
 
@@ -26,7 +23,7 @@ _LEAST_LOGPROB = -9999.0
 def sample(logits: torch.Tensor, sequences: list[Sequence]) -> list[Outcome]:
     """logits: [sequences, vocabulary]; returns a token for each, or why it has none."""
     own = logits
-    logits = _constrain(_penalise(logits, sequences), sequences)
+    logits, refused = _constrain(_penalise(logits, sequences), sequences)
     highest, likeliest = logits.max(-1)
     greedy = likeliest.tolist()
     broken = (~torch.isfinite(highest)).tolist()
@@ -38,28 +35,31 @@ def sample(logits: torch.Tensor, sequences: list[Sequence]) -> list[Outcome]:
     for row, bad in enumerate(broken):
         if bad:
             outcomes[row] = RequestRefused("INFERENCE_FAILED", "the model gave no finite scores for this prompt")
+    for row, reason in refused.items():
+        outcomes[row] = reason
     _tell_logprobs(own, sequences, outcomes)
     return outcomes
 
 
-def _constrain(logits: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
-    """Leave to a sequence that is held to a schema only the tokens that may come next."""
-    held = [row for row, sequence in enumerate(sequences) if sequence.constraint is not None]
+def _constrain(logits: torch.Tensor, sequences: list[Sequence]) -> tuple[torch.Tensor, dict[int, RequestRefused]]:
+    """Leave to a sequence that is held to a schema only the tokens that may come next; also, which rows can't be."""
+    held = {row: sequence.constraint for row, sequence in enumerate(sequences) if sequence.constraint is not None}
+    refused: dict[int, RequestRefused] = {}
     if not held:
-        return logits
+        return logits, refused
+    may_not_come = np.ones((len(held), logits.shape[1]), np.uint8)
+    for place, (row, constraint) in enumerate(held.items()):
+        try:
+            bits = np.unpackbits(np.frombuffer(constraint.allowed(), np.uint8), bitorder="little")
+        except RequestRefused as reason:
+            refused[row] = reason
+        else:
+            count = min(len(bits), logits.shape[1])
+            may_not_come[place, :count] -= bits[:count]
     logits = logits.float().clone()
-    for row in held:
-        constraint = sequences[row].constraint
-        if constraint is not None:
-            refused = ~_unpacked(constraint.allowed(), logits.shape[1])
-            logits[row].masked_fill_(refused.to(logits.device), -torch.inf)
-    return logits
-
-
-def _unpacked(packed: bytes, size: int) -> torch.Tensor:
-    """Bits, lowest first, as `size` booleans on the CPU; those that are missing are false."""
-    bits = (torch.frombuffer(bytearray(packed), dtype=torch.uint8)[:, None] >> _BITS & 1).flatten()[:size].bool()
-    return functional.pad(bits, (0, size - len(bits)))
+    for row, banned in zip(held, torch.from_numpy(may_not_come).bool().to(logits.device), strict=True):
+        logits[row].masked_fill_(banned, -torch.inf)
+    return logits, refused
 
 
 def _tell_logprobs(logits: torch.Tensor, sequences: list[Sequence], outcomes: list[Outcome]) -> None:

@@ -13,7 +13,7 @@ class Constraint(Protocol):
     """What a completion is held to."""
 
     def allowed(self) -> bytes:
-        """A bit for each token, lowest bit first: whether it may come next."""
+        """A bit for each token, lowest bit first: whether it may come next. Raises RequestRefused."""
 
     def take(self, token: int) -> bool:
         """Go on by a token; whether the text is whole now. Raises RequestRefused."""

@@ -69,15 +69,22 @@ class HuggingFaceTokenizer:
         return piece.replace("\u2581", " ").encode()
 
     def constraint(self, schema: str) -> Constraint:
-        if self._rust is None:
-            raise RequestRefused(
-                "INVALID_INPUT", "this model's tokenizer can't be held to a schema", field="response_format"
-            )
         if self._compiler is None:
-            from engine.runtime.grammar import GrammarCompiler  # only requests with a schema have need of it
-
-            self._compiler = GrammarCompiler(self._rust.to_str(), self._vocabulary, self.eos_tokens)
+            self._compiler = self._made_compiler()
         return self._compiler.compile(schema)
+
+    def _made_compiler(self) -> "GrammarCompiler":
+        from engine.runtime.grammar import GrammarCompiler  # only requests with a schema have need of it
+
+        reason = "its tokenizer is no fast one"
+        if self._rust is not None:
+            try:
+                return GrammarCompiler(self._rust.to_str(), self._vocabulary, self.eos_tokens)
+            except ValueError as error:
+                reason = str(error)
+        raise RequestRefused(
+            "INVALID_INPUT", f"this model can't be held to a schema: {reason}", field="response_format"
+        )
 
     @cached_property
     def _is_byte_level(self) -> bool:

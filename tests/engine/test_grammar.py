@@ -13,6 +13,7 @@ from engine.runtime.detokenizer import Detokenizer
 from engine.runtime.grammar import GrammarCompiler
 from engine.runtime.runner import RequestRefused
 from engine.runtime.sampler import sample
+from engine.runtime.schema_check import SchemaChecker
 from engine.runtime.sequence import Sequence
 
 END = 0
@@ -50,7 +51,7 @@ def generate(compiler: GrammarCompiler, tokenizer: Tokenizer, schema: Any, seed:
         (token,) = sample(torch.zeros(1, VOCABULARY), [sequence])
         assert isinstance(token, int)
         sequence.append(token, 0.0)
-        if token == END or constraint.take(token):
+        if constraint.take(token) or token == END:
             break
     return tokenizer.decode(sequence.completion)
 
@@ -81,15 +82,70 @@ def test_one_schema_serves_many_at_once(compiler: GrammarCompiler, tokenizer: To
     assert len({generate(compiler, tokenizer, PERSON, seed) for seed in (1, 2, 3)}) == 3
 
 
-@pytest.mark.parametrize(
-    "schema", [{"type": "strin"}, {"type": "object", "properties": {"a": {"not": {"type": "string"}}}}]
-)
-def test_a_schema_that_cannot_be_enforced_is_refused(compiler: GrammarCompiler, schema: Any) -> None:
-    with pytest.raises(RequestRefused) as caught:
-        compiler.compile(json.dumps(schema))
+@pytest.mark.parametrize("seed", range(3))
+def test_what_may_end_at_many_places_ends_whole(compiler: GrammarCompiler, tokenizer: Tokenizer, seed: int) -> None:
+    assert int(generate(compiler, tokenizer, {"type": "integer", "minimum": 0}, seed)) >= 0
 
-    assert caught.value.code == "INVALID_INPUT"
-    assert caught.value.details["field"] == "response_format.json_schema.schema"
+
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        ({"type": "strin"}, "Invalid type"),
+        ({"type": "object", "properties": {"a": {"not": {"type": "string"}}}}, "not"),
+        ({"$ref": "http://localhost/schema.json"}, "not present"),
+        ({"$ref": "#"}, "NoExtension"),  # nothing can be said in it
+        ({"type": "string", "pattern": "("}, "regex"),
+        ([], "object"),
+        ('{"items":' * 1000 + "{}" + "}" * 1000, "recursion"),
+    ],
+)
+def test_a_schema_that_cannot_be_enforced_is_refused(compiler: GrammarCompiler, schema: Any, reason: str) -> None:
+    error = refusal(compiler, schema)
+
+    assert error.code == "INVALID_INPUT"
+    assert reason in error.message
+    assert error.details["field"] == "response_format.json_schema.schema"
+
+
+def test_a_schema_that_takes_long_to_compile_is_given_up() -> None:
+    everything_at_once = {"allOf": [{"type": "string", "pattern": f"^(.*a.{{{n}}}b.*)$"} for n in range(10, 60)]}
+    checker = SchemaChecker(seconds=1.0)
+    try:
+        assert checker.why_not(json.dumps(everything_at_once)) == "it takes more than 1 s to compile"
+        assert checker.why_not('{"type": "object"}') == ""
+    finally:
+        checker.close()
+
+
+def test_what_gets_too_complex_on_the_way_ends_its_own_request(compiler: GrammarCompiler, tokenizer: Tokenizer) -> None:
+    constraint = compiler.compile(json.dumps({"type": "string", "pattern": "^(a{1000}){1000}$"}))
+
+    with pytest.raises(RequestRefused) as caught:
+        constraint.take(tokenizer.encode('"').ids[0])
+    assert "too complex" in caught.value.message
+    with pytest.raises(RequestRefused):  # and not a text that ends here
+        constraint.allowed()
+
+
+def test_a_constraint_that_gives_up_leaves_the_others_alone(compiler: GrammarCompiler) -> None:
+    class Broken:
+        def allowed(self) -> bytes:
+            raise RequestRefused("INVALID_INPUT", "too complex")
+
+        def take(self, token: int) -> bool:
+            return False
+
+    params = SamplingParams(temperature=0)
+    first, second = sample(
+        torch.zeros(2, VOCABULARY),
+        [
+            Sequence(Generate("a", params), [5], Detokenizer(str), Broken()),
+            Sequence(Generate("b", params), [5], Detokenizer(str)),
+        ],
+    )
+
+    assert isinstance(first, RequestRefused)
+    assert isinstance(second, int)
 
 
 def test_a_token_that_may_not_come_ends_the_request(compiler: GrammarCompiler, tokenizer: Tokenizer) -> None:
@@ -97,3 +153,16 @@ def test_a_token_that_may_not_come_ends_the_request(compiler: GrammarCompiler, t
 
     with pytest.raises(RequestRefused):
         constraint.take(tokenizer.encode("x").ids[0])
+
+
+def test_an_end_that_may_not_come_yet_is_no_end(compiler: GrammarCompiler) -> None:
+    constraint = compiler.compile(json.dumps(PERSON))
+
+    with pytest.raises(RequestRefused):
+        constraint.take(END)
+
+
+def refusal(compiler: GrammarCompiler, schema: Any) -> RequestRefused:
+    with pytest.raises(RequestRefused) as caught:
+        compiler.compile(schema if isinstance(schema, str) else json.dumps(schema))
+    return caught.value
