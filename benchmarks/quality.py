@@ -18,10 +18,20 @@ MODELS_DIR = Path(__file__).parents[1] / ".cache" / "models"
 # Written for this purpose, so that no model has learned it by heart.
 TEXT = Path(__file__).parent / "texts" / "the_ferry.txt"
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4")
-_QUESTIONS = 6
-_ANSWER_TOKENS = 48
 # Batches of at most this many rows are multiplied with the 4-bit weights themselves, not with their dense twin.
 _FEW_ROWS = 4
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much is read: that many questions are answered with that many tokens each, and the text's first tokens."""
+
+    questions: int
+    answer_tokens: int
+    text_tokens: int
+
+
+WHOLE = Extent(questions=6, answer_tokens=48, text_tokens=10_000)
 
 
 @dataclass(frozen=True)
@@ -44,22 +54,23 @@ def load(folder: Path, precision: str, device: str = "cpu") -> TorchRunner:
     return TorchRunner(config, lambda _share, _stage: None)
 
 
-def answers(runner: TorchRunner) -> list[Answer]:
+def answers(runner: TorchRunner, extent: Extent = WHOLE) -> list[Answer]:
     """The greedy answers of a model to some questions, a token at a time."""
     found = []
-    for index in range(_QUESTIONS):
+    for index in range(extent.questions):
         prompt = runner.tokenizer.encode(Generate("q", SamplingParams(), text=story(index, 1)))
         completion = [int(runner.logits(prompt)[-1].argmax())]
-        while len(completion) < _ANSWER_TOKENS:
+        while len(completion) < extent.answer_tokens:
             read = prompt + completion
             completion.append(int(runner.logits(read, first=len(read) - 1)[-1].argmax()))
         found.append(Answer(prompt, completion))
     return found
 
 
-def quality(runner: TorchRunner, given: Sequence[Answer], *, rows: int = 256) -> Quality:
+def quality(runner: TorchRunner, given: Sequence[Answer], extent: Extent = WHOLE, *, rows: int = 256) -> Quality:
     """`given`: the answers of fp32. `rows`: how many tokens are read at a time."""
     text = runner.tokenizer.encode(Generate("t", SamplingParams(), text=TEXT.read_text(), raw=True))
+    text = text[: extent.text_tokens]
     scores = torch.log_softmax(runner.logits(text, rows=rows)[:-1], -1)
     surprise = -scores.gather(1, torch.tensor(text[1:])[:, None]).mean()
     same = total = 0
@@ -71,15 +82,15 @@ def quality(runner: TorchRunner, given: Sequence[Answer], *, rows: int = 256) ->
     return Quality(perplexity=math.exp(float(surprise)), agreement=same / total)
 
 
-def measured(folder: Path, device: str = "cpu") -> Iterator[tuple[str, Quality]]:
+def measured(folder: Path, device: str = "cpu", extent: Extent = WHOLE) -> Iterator[tuple[str, Quality]]:
     """Each precision's quality, fp32 first; int4 also with few rows, which its 4-bit kernel multiplies."""
     given: list[Answer] = []
     for precision in PRECISIONS:
         runner = load(folder, precision, device)
-        given = given or answers(runner)
-        yield precision, quality(runner, given)
+        given = given or answers(runner, extent)
+        yield precision, quality(runner, given, extent)
         if precision == "int4":
-            yield f"int4, {_FEW_ROWS} rows", quality(runner, given, rows=_FEW_ROWS)
+            yield f"int4, {_FEW_ROWS} rows", quality(runner, given, extent, rows=_FEW_ROWS)
 
 
 def report_on(report: Report, device: str = "cpu") -> None:

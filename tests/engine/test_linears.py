@@ -10,6 +10,7 @@ from engine.runtime.linears import (
     Int4Linear,
     Int8Linear,
     PackedLinear,
+    WidenedLinear,
     dequantise_int4,
     make_linear,
     quantise_int4,
@@ -36,6 +37,20 @@ def test_packed_weights_change_nothing(rows: int, biased: bool) -> None:
     expected = functional.linear(x, weight, bias)
     assert _error(PackedLinear(weight, bias)(x), expected) < 1e-6
     assert _error(DenseLinear(weight, bias)(x), expected) == 0
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("biased", [False, True])
+def test_fp16_weights_that_are_widened_a_piece_at_a_time_lose_no_more_than_rounding(
+    rows: int, biased: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.runtime.linears._WIDENED", 50 * 96)  # two whole pieces and a part of one
+    weight, x = _weight(torch.float16), torch.randn(rows, 96).half()
+    bias = torch.randn(128).half() if biased else None
+    expected = functional.linear(x.float(), weight.float(), None if bias is None else bias.float())
+    found = WidenedLinear(weight, bias)(x)
+    assert (found.dtype, found.shape) == (torch.float16, expected.shape)
+    assert _error(found, expected) < 1e-3
 
 
 @pytest.mark.parametrize("rows", ROWS)
