@@ -82,8 +82,9 @@ class WorkerRuntime:
         return msgspec.structs.replace(
             self._report,
             draining=self._draining.is_set(),
-            memory=self._models.memory(),
+            # In this order: what is unloaded in between counts as free and as held, never as neither.
             deployments=self._models.reports(),
+            memory=self._models.memory(),
         )
 
     def run(self, job: Job) -> None:

@@ -296,6 +296,8 @@ ENGINE_QUANTIZATION = read_str(
 # Idle models are unloaded after so many seconds; 0 keeps them.
 KEEP_ALIVE = read_float("LLAMA_GPU_KEEP_ALIVE", 0.0, minimum=0)
 EVICT = read_bool("LLAMA_GPU_EVICT", default=False)
+# How long a load waits for room that models in use, or those being unloaded, are about to give.
+ROOM_WAIT = read_float("LLAMA_GPU_ROOM_WAIT", 30.0, minimum=0)
 # How much of each device all engines together may take: `80%` or `12GB`; empty: all of it.
 MAX_MEMORY = read_memory_limit("LLAMA_GPU_MAX_MEMORY")
 LOAD_TIMEOUT = read_float("LLAMA_GPU_LOAD_TIMEOUT", 1800.0, minimum=1)

@@ -9,7 +9,7 @@ import logging
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -254,17 +254,19 @@ def fleet_facts(alive: Iterable[WorkerReport], *, rows: Iterable[Deployment]) ->
     """What placement needs to know of the workers that take work.
 
     Until a model is loaded, it keeps the room that it was promised, less what its engine has taken of it by now.
+    Reports may be a moment old, so what a row says of a model that was loaded or unloaded meanwhile goes before them.
     """
     workers = tuple(alive)
+    known = {(row.host, row.device, row.model_id): row for row in rows}
     promised: dict[str, int] = defaultdict(int)
-    for row in rows:
-        if row.state in {State.REQUESTED, State.LOADING}:
-            worker = _worker_of(row, workers)
-            report = worker.deployment(row.model_id) if worker else None
-            for device in set(row.devices):
-                taken = report.device_bytes.get(device, 0) if report else 0
-                promised[f"{row.host}/{device}"] += max(0, row.share_bytes - taken)
-    pinned = {row.model_id for row in rows if row.model.pinned}
+    for row in known.values():
+        worker = _worker_of(row, workers)
+        report = worker.deployment(row.model_id) if worker else None
+        if not row.is_wanted or (report is not None and report.state == "loaded"):
+            continue
+        for device in set(row.devices):
+            taken = report.device_bytes.get(device, 0) if report else 0
+            promised[f"{row.host}/{device}"] += max(0, row.share_bytes - taken)
     return [
         DeviceFacts(
             host=worker.host,
@@ -274,21 +276,31 @@ def fleet_facts(alive: Iterable[WorkerReport], *, rows: Iterable[Deployment]) ->
             free_bytes=worker.memory.free_bytes,
             reserved_bytes=promised[f"{worker.host}/{worker.device}"],
             busy=sum(item.in_flight for item in worker.deployments),
-            held=tuple(
-                Held(
-                    item.model_id,
-                    item.device_bytes.get(worker.device, item.ready.memory_bytes),
-                    item.idle_seconds,
-                    item.in_flight > 0,
-                    item.model_id in pinned,
-                )
-                for item in worker.deployments
-                if item.state == "loaded" and item.ready is not None
-            ),
+            held=tuple(_held_by(worker, known)),
         )
         for worker in workers
         if not worker.draining and worker.memory is not None
     ]
+
+
+def _held_by(worker: WorkerReport, rows: Mapping[tuple[str, str, str], Deployment]) -> Iterator[Held]:
+    """The models that a worker has loaded, also those of which it has not told yet."""
+    pinned = {row.model_id for row in rows.values() if row.model.pinned}
+    for item in worker.deployments:
+        if item.state in {"loaded", "unloading"} and item.ready is not None:
+            row = rows.get((worker.host, worker.device, item.model_id))
+            yield Held(
+                item.model_id,
+                item.device_bytes.get(worker.device, item.ready.memory_bytes),
+                item.idle_seconds,
+                busy=item.in_flight > 0,
+                pinned=item.model_id in pinned,
+                leaving=item.state == "unloading" or (row is not None and not row.is_wanted),
+            )
+    told = {item.model_id for item in worker.deployments if item.state != "loading"}
+    for (host, device, model_id), row in rows.items():
+        if (host, device) == (worker.host, worker.device) and row.state == State.LOADED and model_id not in told:
+            yield Held(model_id, row.share_bytes, busy=True, pinned=model_id in pinned)
 
 
 # ---------------------------------------------------------------- unload

@@ -38,10 +38,11 @@ from models_mgmt.deployments import LoadOptions, check_context, request_load, ti
 from models_mgmt.device_memory import DeviceMemory, measure
 from models_mgmt.engine_config import engine_config
 from models_mgmt.engine_pool import EnginePool, Say
-from models_mgmt.engines import Engine, memory_details
+from models_mgmt.engines import Engine
 from models_mgmt.models import Deployment, Model
 from models_mgmt.needs import Needs
 from models_mgmt.presence import DeploymentReport, WorkerReport, live_workers
+from models_mgmt.room import Room
 from models_mgmt.sources import SourceError, prepare
 
 logger = logging.getLogger(__name__)
@@ -74,10 +75,9 @@ class DeviceHost:
         self._loads_lock = threading.Lock()
         self._loads: dict[int, bool] = {}  # under way, by the row's key; True: asked for once more meanwhile
         self._load_slots = threading.BoundedSemaphore(settings.LOADS_AT_ONCE)
-        self._room = threading.Lock()
-        self._let_in: dict[str, int] = {}  # bytes for each load that was found to fit
         identity = worker()
         self._host, self._device = identity.host, identity.device
+        self._room = Room(identity, reports=self.reports, memory=self.memory, evict=self._evict)
 
     def start(self) -> None:
         """Called before this worker takes any work."""
@@ -198,11 +198,9 @@ class DeviceHost:
     def prepare(self, model_id: str, say: Say) -> EngineConfig:
         with _connection():
             row = self._claim(model_id)
-            for evicted in row.evicts:
-                self._unload(evicted, reason="evicted", only_if_idle_for=0.0)
             self._prepare_files(row.model, say)
             check_context(row.model, row.context_length)
-            self._fit(row)
+            self._fit(row, say)
             return engine_config(row.model, row)
 
     def progressed(self, model_id: str, progress: float, stage: str) -> None:
@@ -216,7 +214,7 @@ class DeviceHost:
 
     def loaded(self, model_id: str, ready: Ready, seconds: float) -> None:
         self._told.pop(model_id, None)
-        self._let_in.pop(model_id, None)
+        self._room.forget(model_id)
         self._write(
             model_id,
             only=(State.REQUESTED, State.LOADING, State.LOST),
@@ -241,12 +239,12 @@ class DeviceHost:
 
     def failed(self, model_id: str, error: ApiError) -> None:
         self._told.pop(model_id, None)
-        self._let_in.pop(model_id, None)
+        self._room.forget(model_id)
         self._changed()
         if isinstance(error, _NotLoaded | ModelNotFound):
             return
         if isinstance(error, InsufficientMemory):
-            error.details |= self._around(model_id)
+            error.details |= self._room.around(model_id)
         self._write(
             model_id,
             only=Deployment.WANTED,
@@ -306,67 +304,18 @@ class DeviceHost:
         model.refresh_from_db()
         model.path = str(path)
 
-    def _fit(self, row: Deployment) -> None:
+    def _fit(self, row: Deployment, say: Say) -> None:
         """What was free when the model was placed may be taken by now; and what it needs, known only now."""
         needs, kind = Needs(row.model, row.quantization, row.context_length), self._worker().backend
         if not row.estimated_bytes:
             row.estimated_bytes = needs.wanted(kind)
             self._write(row.model_id, only=(State.LOADING,), estimated_bytes=row.estimated_bytes)
-        if len(set(row.devices)) > 1:
-            return  # the engine looks at each of its devices
-        with self._room:
-            self._let_in[row.model_id] = self._take_room(row, needs.least(kind))
+        if len(set(row.devices)) == 1:  # of several, the engine looks at each
+            self._room.find(row, needs.least(kind), say)
 
-    def _take_room(self, row: Deployment, least: int) -> int:
-        """How much a load gets of what no other load was promised; a little less than it wants, if need be."""
-        free = max(0, self.memory().free_bytes - self._promised(row))
-        if row.estimated_bytes <= free:
-            return row.estimated_bytes
-        if least > free:
-            raise InsufficientMemory(
-                f"The model needs {format_bytes(least)}, and {format_bytes(free)} are free.",
-                details=memory_details(least, free),
-            )
-        row.max_memory_bytes = min(free, row.max_memory_bytes or free)
-        return row.max_memory_bytes
-
-    def _around(self, model_id: str) -> dict[str, Any]:
-        """What is told of a load that found too little memory, beside how much that was."""
-        held = [report for report in self._pool.reports() if report.state == "loaded" and not report.in_flight]
-        with _connection():
-            pinned = set(Model.objects.filter(pinned=True).values_list("pk", flat=True))
-        return {
-            "model": model_id,
-            "device": f"{self._host}/{self._device}",
-            "could_be_unloaded": [
-                {
-                    "model": report.model_id,
-                    "memory": format_bytes(report.ready.memory_bytes),
-                    "memory_bytes": report.ready.memory_bytes,
-                }
-                for report in sorted(held, key=lambda report: -report.idle_seconds)
-                if report.ready is not None and report.model_id not in pinned
-            ],
-        }
-
-    def _promised(self, row: Deployment) -> int:
-        """What other loads will still take of this device: those let in already, and those asked for before it."""
-        loading = Deployment.objects.filter(host=self._host, state__in=(State.REQUESTED, State.LOADING))
-        others = [other for other in loading.exclude(pk=row.pk) if self._device in other.devices]
-        reports = {(self._device, report.model_id): report for report in self._pool.reports()}
-        if any(other.device != self._device for other in others):  # over several devices, by another worker
-            for worker in live_workers():
-                if worker.host == self._host and worker.device != self._device:
-                    reports |= {(worker.device, report.model_id): report for report in worker.deployments}
-        promised = 0
-        for other in others:
-            let_in = self._let_in.get(other.model_id) if other.device == self._device else None
-            if let_in is None and (other.requested_at, other.pk) > (row.requested_at, row.pk):
-                continue
-            report = reports.get((other.device, other.model_id))
-            taken = report.device_bytes.get(self._device, 0) if report else 0
-            promised += max(0, (other.share_bytes if let_in is None else let_in) - taken)
-        return promised
+    def _evict(self, model_id: str) -> int | None:
+        """None for a model that has become busy since it was looked at."""
+        return self._unload(model_id, reason="evicted", only_if_idle_for=0.0)
 
     def _unload(self, model_id: str, *, reason: str, force: bool = False, only_if_idle_for: float | None) -> int | None:
         freed = self._pool.unload(model_id, force=force, only_if_idle_for=only_if_idle_for)

@@ -184,7 +184,8 @@ class EnginePool:
 
         def say(progress: float, stage: str) -> None:
             nonlocal prepared
-            prepared = _PREPARED_SHARE
+            if stage != "wait":
+                prepared = _PREPARED_SHARE
             if load.cancelled or self._closed.is_set():
                 raise given_up
             tell(progress * _PREPARED_SHARE, stage)

@@ -15,17 +15,19 @@ _NEVER_FITS_HINT = "No device of this fleet is large enough."
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A loaded model on a device, as somebody who needs its room sees it. `idle_seconds`: since its last request."""
+    """A loaded model on a device, as somebody who needs its room sees it. `idle_seconds`: since its last request;
+    `leaving`: it is being unloaded, so its room comes back by itself."""
 
     model_id: str
     size: int
     idle_seconds: float = 0.0
     busy: bool = False
     pinned: bool = False
+    leaving: bool = False
 
     @property
     def may_go(self) -> bool:
-        return not self.busy and not self.pinned
+        return not self.busy and not self.pinned and not self.leaving
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ class Placement:
     """One engine to be started: `host` and `device` name the worker that owns it, `devices` where its layers lie.
 
     `needed_bytes`: what it will take, no more than it may. `cap_bytes`: what it may take at most, 0 for no limit.
-    `evicts`: models that worker has to unload first.
+    `evicts`: models that worker has to unload first, once they are idle; it alone knows whether they are by now.
     """
 
     host: str
@@ -137,7 +139,8 @@ def _candidates(asked: Asked, fleet: Sequence[DeviceFacts]) -> list[DeviceFacts]
 
 def _best(asked: Asked, left: list[DeviceFacts], candidates: list[DeviceFacts]) -> Placement:
     """The best device for one engine: whole on one if possible, else over several of a host, else with a smaller KV
-    cache, else by evicting."""
+    cache, else where room is about to be: models leave by themselves, or can be evicted, or can be once they are idle.
+    """
     for backend in BACKENDS:
         of_kind = [facts for facts in left if facts.kind == backend]
         if (placement := _whole_on_one(asked, of_kind)) is not None:
@@ -146,10 +149,10 @@ def _best(asked: Asked, left: list[DeviceFacts], candidates: list[DeviceFacts]) 
             return placement
         if (placement := _whole_on_one(asked, of_kind, shrink=True)) is not None:
             return placement
-    if asked.may_evict:
-        evicting = [fit for facts in left if (fit := _evicting(asked, facts)) is not None]
-        if evicting:
-            return min(evicting, key=lambda fit: (fit.cost, fit.left)).placement
+    for in_use in (False, True) if asked.may_evict else (False,):
+        roomy = [fit for facts in left if (fit := _making_room(asked, facts, in_use=in_use)) is not None]
+        if roomy:
+            return min(roomy, key=lambda fit: (fit.cost, fit.left)).placement
     if not left:
         raise BackendUnavailable(
             "There are not enough devices for so many replicas.",
@@ -243,16 +246,24 @@ def _over(asked: Asked, facts: Sequence[DeviceFacts], *, shrink: bool = False) -
     return Placement(facts[0].host, facts[0].device, devices, needed, needed if shrink else sum(caps))
 
 
-def _evicting(asked: Asked, facts: DeviceFacts) -> _Fit | None:
-    """Unload the least recently used models there, no more of them than it takes."""
-    evicts: list[Held] = []
-    for held in sorted((item for item in facts.held if item.may_go), key=lambda item: -item.idle_seconds):
-        evicts.append(held)
-        freed = sum(item.size for item in evicts)
-        fit = _whole(asked, replace(facts, free_bytes=min(facts.total_bytes, facts.free_bytes + freed)))
-        if fit is not None:
-            placement = replace(fit.placement, evicts=tuple(item.model_id for item in evicts))
-            return _Fit(placement, fit.left, cost=(len(evicts), -evicts[0].idle_seconds))
+def _making_room(asked: Asked, facts: DeviceFacts, *, in_use: bool) -> _Fit | None:
+    """Where it fits once what leaves has left, and the least recently used models are unloaded, no more than it takes.
+
+    `in_use`: count on models that are busy as well; whether they come to an end in time, the worker will see.
+    """
+    going = [held for held in facts.held if asked.may_evict and (held.may_go or (in_use and held.busy))]
+    going = [held for held in going if not held.pinned and not held.leaving]
+    going.sort(key=lambda held: (held.busy, -held.idle_seconds))
+    left = sum(held.size for held in facts.held if held.leaving)
+    for shrink in (False, True):
+        for count in range(len(going) + 1):
+            evicts = going[:count]
+            freed = left + sum(held.size for held in evicts)
+            room = replace(facts, free_bytes=min(facts.total_bytes, facts.free_bytes + freed))
+            fit = _whole(asked, room, shrink=shrink)
+            if fit is not None:
+                placement = replace(fit.placement, evicts=tuple(held.model_id for held in evicts))
+                return _Fit(placement, fit.left, cost=(len(evicts), -evicts[0].idle_seconds if evicts else 0.0))
     return None
 
 

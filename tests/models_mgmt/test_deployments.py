@@ -20,7 +20,7 @@ from models_mgmt import deployments, upkeep
 from models_mgmt.deployments import LOAD_TASK, UNLOAD_TASK, LoadOptions, demand, load, request_load, unload
 from models_mgmt.device_memory import DeviceMemory
 from models_mgmt.models import Deployment, Model
-from models_mgmt.placement import Asked
+from models_mgmt.placement import Asked, DeviceFacts, Placement
 from models_mgmt.placement import place as place_all
 from models_mgmt.presence import DeploymentReport, WorkerReport, announce, live_workers, queue_name, withdraw
 
@@ -79,6 +79,18 @@ async def redis(clean_redis: str, settings: Settings) -> str:
 @pytest.fixture
 def model() -> Model:
     return Model.objects.create(id="m", name="M", source_kind="echo")
+
+
+def facts_of_placements(monkeypatch: pytest.MonkeyPatch) -> list[DeviceFacts]:
+    """What each placement was told of the first device."""
+    told: list[DeviceFacts] = []
+
+    def place(asked: Asked, fleet: Sequence[DeviceFacts]) -> tuple[Placement, ...]:
+        told.append(fleet[0])
+        return place_all(asked, fleet)
+
+    monkeypatch.setattr(deployments, "place", place)
+    return told
 
 
 def settle(row: Deployment, state: str, **fields: Any) -> None:
@@ -150,6 +162,37 @@ def test_models_that_are_about_to_be_loaded_keep_their_room(model: Model, sent: 
 
     assert facts[0].room == 0
     assert another.pk not in {held.model_id for held in facts[0].held}
+
+
+def test_the_room_of_what_was_just_unloaded_counts_before_its_worker_says_so(
+    model: Model, sent: Sent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = facts_of_placements(monkeypatch)
+    held = Model.objects.create(id="held", name="H", source_kind="echo")
+    announced(loaded={"held": 1.0})
+    (row,) = request_load(held, LoadOptions()).deployments
+
+    for state, leaving in ((State.LOADED, False), (State.UNLOADING, True), (State.UNLOADED, True)):
+        settle(row, state)
+        request_load(model, LoadOptions())
+        Deployment.objects.filter(model=model).delete()
+        assert [(item.model_id, item.leaving) for item in facts[-1].held] == [("held", leaving)]
+
+
+def test_what_was_just_loaded_is_known_before_its_worker_says_so(
+    model: Model, sent: Sent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = facts_of_placements(monkeypatch)
+    held = Model.objects.create(id="held", name="H", source_kind="echo", pinned=True)
+    announced()
+    (row,) = request_load(held, LoadOptions()).deployments
+    settle(row, State.LOADED, estimated_bytes=2 * GB)
+
+    request_load(model, LoadOptions())
+
+    assert facts[-1].reserved_bytes == 2 * GB
+    (found,) = facts[-1].held
+    assert (found.model_id, found.size, found.busy, found.pinned) == ("held", 2 * GB, True, True)
 
 
 @pytest.mark.parametrize(("state", "taken"), [(State.REQUESTED, 0), (State.LOADING, 0), (State.LOADING, 5 * GB)])

@@ -149,11 +149,33 @@ def test_eviction_takes_the_least_recently_used_and_no_more_than_it_must() -> No
     assert (placement.device, placement.evicts) == ("cuda1", ("big",))
 
 
-def test_eviction_spares_the_busy_and_the_pinned() -> None:
-    held = Held("running", 9 * GB, busy=True), Held("kept", 9 * GB, pinned=True)
+def test_eviction_spares_the_pinned_and_counts_on_the_busy_only_where_no_idle_one_will_do() -> None:
+    busy, pinned = Held("running", 9 * GB, busy=True), Held("kept", 9 * GB, pinned=True)
     with pytest.raises(InsufficientMemory) as caught:
-        place(asked(8, may_evict=True), [gpu("a/cuda0", 1, held=held)])
+        place(asked(8, may_evict=True), [gpu("a/cuda0", 1, held=(pinned,))])
     assert caught.value.details["could_be_unloaded"] == []
+
+    fleet = [gpu("a/cuda0", 1, held=(busy, pinned))]
+    (placement,) = place(asked(8, may_evict=True), fleet)  # once it is idle, which its worker waits for
+    assert placement.evicts == ("running",)
+    with pytest.raises(InsufficientMemory):
+        place(asked(8), fleet)
+    fleet.append(gpu("a/cuda1", 0, held=(Held("old", 9 * GB), Held("older", 1 * GB, idle_seconds=1))))
+    (placement,) = place(asked(8, may_evict=True), fleet)
+    assert (placement.device, placement.evicts) == ("cuda1", ("older", "old"))
+
+
+@pytest.mark.parametrize("may_evict", [False, True])
+def test_the_room_of_a_model_that_is_being_unloaded_counts_without_evicting_it(may_evict: bool) -> None:
+    held = Held("leaving", 9 * GB, busy=True, leaving=True), Held("old", 9 * GB, idle_seconds=90)
+    (placement,) = place(asked(8, may_evict=may_evict), [gpu("a/cuda0", 1, held=held)])
+    assert (placement.device, placement.evicts) == ("cuda0", ())
+
+
+def test_evicting_all_that_may_go_is_enough_if_a_smaller_cache_fits_then() -> None:
+    fleet = [gpu("a/cuda0", 1, held=(Held("old", 5 * GB), Held("kept", 18 * GB, pinned=True)))]
+    (placement,) = place(asked(8, least=lambda kind: 5 * GB, may_evict=True), fleet)
+    assert (placement.evicts, placement.needed_bytes, placement.cap_bytes) == (("old",), 6 * GB, 6 * GB)
 
 
 def test_nothing_is_evicted_while_there_is_room_elsewhere() -> None:
