@@ -29,8 +29,8 @@ class Caller:
     """An authenticated key or user, or an anonymous address.
 
     `identity` is what limits count: `key:12`, `user:admin` or `address:192.0.2.1`. `session_id` names the sign-in that
-    a token belongs to. `key_expires_at`: the end of the secret that was shown, which for a key's former secret is that
-    of its grace time (`is_former_secret`).
+    a token belongs to. `key_digest`: the hash of the secret that was shown. `key_expires_at`: its end, which for a
+    key's former secret is that of its grace time.
     """
 
     identity: str
@@ -41,7 +41,7 @@ class Caller:
     key_id: int | None = None
     key_prefix: str = ""
     key_expires_at: datetime | None = None
-    is_former_secret: bool = False
+    key_digest: str = ""
     session_id: str = ""
     budget: TokenBudget | None = None
 

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import logging
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from asgiref.sync import sync_to_async
@@ -39,26 +40,49 @@ def credential_of(request: HttpRequest) -> str | None:
     return credential.strip() if scheme.lower() == "bearer" else ""
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A credential that is one of ours. `caller`: None when it is over, or its owner may not come in.
+
+    `ends_at`: until when it opens something; None for no end.
+    """
+
+    caller: Caller | None
+    ends_at: datetime | None = None
+
+
 async def identify(credential: str) -> Caller | None:
     """Whose credential this is; None for one that opens nothing.
 
-    The database is asked only about what this process hasn't looked up since the last change to any user or key.
+    For those who are in already; at the doors guesses are slowed (`accounts.guessing`).
     """
-    if not 0 < len(credential) <= MAX_CREDENTIAL_LENGTH:
+    if not is_credible(credential):
         return None
-    remembered_as = hashlib.sha256(credential.encode("utf-8", "surrogateescape")).digest()
+    if (caller := await recall(credential)) is not None:
+        return caller
+    known = await look_up(credential)
+    return known.caller if known is not None else None
+
+
+def is_credible(credential: str) -> bool:
+    """Whether it could be a credential at all."""
+    return 0 < len(credential) <= MAX_CREDENTIAL_LENGTH
+
+
+async def recall(credential: str) -> Caller | None:
+    """Whose credential this is, if this process has looked it up since the last change to any user or key."""
+    remembered = _callers.recall(_remembered_as(credential))
+    return remembered[0] if remembered is not None and remembered[1] == await current_mark() else None
+
+
+async def look_up(credential: str) -> Known | None:
+    """Ask the database about a credential, and remember its caller; None for one that was never ours."""
     mark = await current_mark()
-    remembered = _callers.recall(remembered_as)
-    if remembered is not None and remembered[1] == mark:
-        return remembered[0]
-    found = await sync_to_async(_look_up)(credential)
-    if found is None:
-        return None
-    caller, expires_at = found
-    if mark is not None:
-        seconds = (expires_at - timezone.now()).total_seconds() if expires_at else None
-        _callers.keep(remembered_as, (caller, mark), seconds=seconds)
-    return caller
+    known = await sync_to_async(_look_up)(credential)
+    if known is not None and known.caller is not None and mark is not None:
+        seconds = (known.ends_at - timezone.now()).total_seconds() if known.ends_at else None
+        _callers.keep(_remembered_as(credential), (known.caller, mark), seconds=seconds)
+    return known
 
 
 def forget_callers() -> None:
@@ -67,26 +91,32 @@ def forget_callers() -> None:
     forget_mark()
 
 
-def _look_up(credential: str) -> tuple[Caller, datetime | None] | None:
-    return _look_up_key(credential) or (read_access_token(credential) if credential.count(".") == 2 else None)
+def _remembered_as(credential: str) -> bytes:
+    return hashlib.sha256(credential.encode("utf-8", "surrogateescape")).digest()
 
 
-def _look_up_key(credential: str) -> tuple[Caller, datetime | None] | None:
+def _look_up(credential: str) -> Known | None:
+    if (known := _look_up_key(credential)) is not None or credential.count(".") != 2:
+        return known
+    found = read_access_token(credential)
+    return Known(*found) if found is not None else None
+
+
+def _look_up_key(credential: str) -> Known | None:
     digest = digest_of(credential)
     lookup = lookup_of(digest)
-    now = timezone.now()
+    known: Known | None = None
     for key in ApiKey.objects.select_related("owner").filter(Q(lookup=lookup) | Q(old_lookup=lookup)):
-        if not any(hmac.compare_digest(known, digest) for known in (key.digest, key.old_digest)):
+        if not any(hmac.compare_digest(known_digest, digest) for known_digest in (key.digest, key.old_digest)):
             continue
-        ends_at = key.end_of(digest)
-        if key.revoked_at is not None or not key.owner.is_active or (ends_at is not None and ends_at <= now):
-            continue
-        _note_use(key, now)
-        return _caller_of(key, ends_at, is_former=key.digest != digest), ends_at
-    return None
+        if key.opens(digest):
+            _note_use(key, timezone.now())
+            return Known(_caller_of(key, digest), key.end_of(digest))
+        known = Known(None)
+    return known
 
 
-def _caller_of(key: ApiKey, ends_at: datetime | None, *, is_former: bool) -> Caller:
+def _caller_of(key: ApiKey, digest: str) -> Caller:
     return Caller(
         identity=f"key:{key.pk}",
         permissions=key.permissions,
@@ -95,8 +125,8 @@ def _caller_of(key: ApiKey, ends_at: datetime | None, *, is_former: bool) -> Cal
         tier=key.tier_name,
         key_id=key.pk,
         key_prefix=key.prefix,
-        key_expires_at=ends_at,
-        is_former_secret=is_former,
+        key_expires_at=key.end_of(digest),
+        key_digest=digest,
         budget=key.budget,
     )
 

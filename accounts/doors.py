@@ -14,7 +14,8 @@ from rest_framework.views import APIView
 
 from accounts.browsable import page_of, session_caller, wants_page
 from accounts.caller import Caller, Permission, granted_by
-from accounts.credentials import credential_of, identify
+from accounts.credentials import credential_of
+from accounts.guessing import identify_from
 from accounts.limits import count_request
 from common import metric_catalogue
 from common.client_address import counted_address
@@ -72,14 +73,16 @@ class Door(APIView):
 
     async def _admit(self, request: Request) -> None:
         """Set the caller, count the request and check the permission; raises the reason to refuse."""
+        self.caller = nobody = _nobody(request)
         credential = credential_of(request)
-        caller = await identify(credential) if credential and self.permission is not None else None
+        caller = None
+        if credential and self.permission is not None:
+            caller = await identify_from(counted_address(request), credential)
         if credential is None and self.permission is not None and wants_page(request):
-            self.caller = _nobody(request)
             caller = await sync_to_async(session_caller)(request._request)
         is_known = caller is not None
         if caller is None:
-            caller = _nobody(request)
+            caller = nobody
         self.caller = caller
         if self.limit_group is not None:
             await self._count(self.limit_group)

@@ -18,7 +18,7 @@ from accounts.caller import LEVELS, Caller, Permission, Tier, granted_by
 from accounts.freshness import announce_change
 from accounts.models import ApiKey, User
 from common.envelope import timestamp
-from common.errors import InvalidInput, PermissionDenied
+from common.errors import AuthenticationFailed, InvalidInput, NotFound, PermissionDenied
 
 DEFAULT_GRACE = timedelta(days=1)
 MAX_GRACE = timedelta(days=30)
@@ -31,13 +31,15 @@ FOR_ADMINISTRATORS = ("tier", "token_budget", "token_budget_window")
 class Reach:
     """What one may hand out: permissions up to one, keys that end no later than theirs; tiers and budgets, or not.
 
-    `is_former_secret`: one came with a secret that a rotation has replaced. Nothing is rotated with it: whoever found
-    it could take the key from its owner.
+    `key_id` and `key_digest`: the key that one came with, and the hash of its secret. `is_former_secret`: a rotation
+    has replaced that secret. Nothing is rotated with it: whoever found it could take the key from its owner.
     """
 
     permission: Permission
     expires_at: datetime | None = None
     is_admin: bool = False
+    key_id: int | None = None
+    key_digest: str = ""
     is_former_secret: bool = False
 
 
@@ -45,10 +47,11 @@ UNLIMITED = Reach("admin", is_admin=True)
 
 
 def reach_of(caller: Caller) -> Reach:
-    held = [level for level in LEVELS if level in caller.permissions]
-    return Reach(held[-1] if held else "read", caller.key_expires_at, caller.is_admin, caller.is_former_secret)
+    """What a caller may hand out; of one that came with a key, the key is looked at again when it is done."""
+    return Reach(_highest(caller.permissions), caller.key_expires_at, caller.is_admin, caller.key_id, caller.key_digest)
 
 
+@transaction.atomic
 def create_api_key(
     *,
     owner: User,
@@ -66,6 +69,7 @@ def create_api_key(
 
     Raises PermissionDenied for more than `reach`.
     """
+    reach = _reach_now(reach, _locked(reach.key_id))
     key = key or new_key()
     row = ApiKey(
         owner=owner,
@@ -80,17 +84,16 @@ def create_api_key(
     _check_within(reach, row)
     if not reach.is_admin and (tier != "standard" or token_budget is not None):
         raise PermissionDenied("Only administrators choose a tier or a token budget.", details={"required": "admin"})
-    with transaction.atomic():
-        row.save()
-        given = [field for field in CHANGEABLE if not field.startswith("token_budget") or row.token_budget is not None]
-        _record("key.created", row, actor, {field: (None, _value(row, field)) for field in given})
+    row.save()
+    given = [field for field in CHANGEABLE if not field.startswith("token_budget") or row.token_budget is not None]
+    _record("key.created", row, actor, {field: (None, _value(row, field)) for field in given})
     return row, key
 
 
 @transaction.atomic
 def update_api_key(*, key: ApiKey, changes: dict[str, Any], actor: Actor, reach: Reach = UNLIMITED) -> ApiKey:
     """Change some of CHANGEABLE. Raises PermissionDenied beyond `reach`, InvalidInput for a wider permission."""
-    row = _locked(key)
+    row, reach = _locked_for(key, reach)
     _check_manages(reach, row)
     if not reach.is_admin and any(field in changes for field in FOR_ADMINISTRATORS):
         raise PermissionDenied("Only administrators change a tier or a token budget.", details={"required": "admin"})
@@ -120,7 +123,7 @@ def rotate_api_key(
     Id, limits, budget and usage stay. Returns the row and the new key, which is never to be had again. Raises
     PermissionDenied beyond `reach`, InvalidInput for a key that is over.
     """
-    row = _locked(key)
+    row, reach = _locked_for(key, reach)
     if reach.is_former_secret:
         raise PermissionDenied("The key you came with was replaced; rotate with the new one.")
     _check_within(reach, row)
@@ -141,7 +144,7 @@ def rotate_api_key(
 @transaction.atomic
 def revoke_api_key(*, key: ApiKey, actor: Actor, reach: Reach = UNLIMITED) -> ApiKey:
     """End a key and the one that it replaced; doing it twice is the same as once."""
-    row = _locked(key)
+    row, reach = _locked_for(key, reach)
     _check_manages(reach, row)
     if row.revoked_at is None:
         row.revoked_at = timezone.now()
@@ -186,8 +189,46 @@ def _set_secret(row: ApiKey, key: str) -> None:
     row.lookup, row.prefix = lookup_of(row.digest), prefix_of(key)
 
 
-def _locked(key: ApiKey) -> ApiKey:
-    return ApiKey.objects.select_for_update(of=("self",)).select_related("owner").get(pk=key.pk)
+def _locked_for(key: ApiKey, reach: Reach) -> tuple[ApiKey, Reach]:
+    """A key's row, and the reach as it is now."""
+    rows = _locked(key.pk, reach.key_id)
+    if key.pk not in rows:
+        raise NotFound("The key was deleted meanwhile.")
+    return rows[key.pk], _reach_now(reach, rows)
+
+
+def _locked(*ids: int | None) -> dict[int, ApiKey]:
+    """Rows by their ids, locked in one order, so that nobody waits in a circle."""
+    wanted = [key_id for key_id in ids if key_id is not None]
+    if not wanted:
+        return {}
+    rows = ApiKey.objects.select_for_update(of=("self",)).select_related("owner").filter(pk__in=wanted)
+    return {row.pk: row for row in rows.order_by("pk")}
+
+
+def _reach_now(reach: Reach, rows: dict[int, ApiKey]) -> Reach:
+    """The reach of the key that one came with, by its row: it may have changed since the door let it in.
+
+    Raises AuthenticationFailed when it opens nothing any more.
+    """
+    if reach.key_id is None:
+        return reach
+    row = rows.get(reach.key_id)
+    if row is None or reach.key_digest not in (row.digest, row.old_digest) or not row.opens(reach.key_digest):
+        raise AuthenticationFailed("The key that you came with was ended or replaced meanwhile.")
+    return Reach(
+        _highest(row.permissions),
+        row.end_of(reach.key_digest),
+        "admin" in row.permissions,
+        reach.key_id,
+        reach.key_digest,
+        is_former_secret=reach.key_digest != row.digest,
+    )
+
+
+def _highest(permissions: frozenset[Permission]) -> Permission:
+    held = [level for level in LEVELS if level in permissions]
+    return held[-1] if held else "read"
 
 
 def _check_manages(reach: Reach, row: ApiKey) -> None:

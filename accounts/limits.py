@@ -12,22 +12,26 @@ from common.redis_line import Script
 
 # A window begins with its first request and ends `ARGV[2]` seconds later, on a whole second, so that every answer in it
 # tells the same end. A refused request is not counted.
-_COUNT = """
+_BEGINNING = """
 local time = redis.call('TIME')
 local now = tonumber(time[1])
 local used = tonumber(redis.call('GET', KEYS[1]) or '0')
-local admitted = 0
-if used < tonumber(ARGV[1]) then
+local admitted = used < tonumber(ARGV[1]) and 1 or 0
+"""
+_COUNTING = """
+if admitted == 1 then
     used = redis.call('INCR', KEYS[1])
-    admitted = 1
     if used == 1 then redis.call('EXPIREAT', KEYS[1], now + tonumber(ARGV[2])) end
 end
+"""
+_END = """
 local left = redis.call('PTTL', KEYS[1])
 local ends = now + tonumber(ARGV[2])
 if left >= 0 then ends = math.floor(now + (tonumber(time[2]) / 1000 + left) / 1000 + 0.5) end
 return {admitted, used, ends, now}
 """
-_count = Script(_COUNT)
+_COUNT, _LOOK = _BEGINNING + _COUNTING + _END, _BEGINNING + _END
+_count, _look = Script(_COUNT), Script(_LOOK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,11 @@ async def count_request(group: str, caller: Caller) -> Usage:
 async def count(name: str, *, limit: int, window: int) -> Usage:
     """Count one use of `name`, of which `limit` are admitted in each window of `window` seconds."""
     return _usage(await _count.run(redis_line(), [key("limit", name)], [limit, window]), limit)
+
+
+async def look(name: str, *, limit: int, window: int) -> Usage:
+    """Where `name` stands; `is_admitted` tells whether another use would be. Raises redis' RedisError."""
+    return _usage(await _look.run(redis_line(), [key("limit", name)], [limit, window]), limit)
 
 
 def count_now(name: str, *, limit: int, window: int) -> Usage:

@@ -173,6 +173,11 @@ class ApiKey(models.Model):
         is_expired = self.expires_at is not None and self.expires_at <= timezone.now()
         return self.State.EXPIRED if is_expired else self.State.ACTIVE
 
+    def opens(self, digest: str) -> bool:
+        """Whether the key with this digest, the present or the rotated one, opens anything now."""
+        ends_at = self.end_of(digest)
+        return self.revoked_at is None and self.owner.is_active and (ends_at is None or ends_at > timezone.now())
+
     def end_of(self, digest: str) -> datetime | None:
         """When the key with this digest, the present or the rotated one, ends; None for never."""
         ends = [self.expires_at] if digest == self.digest else [self.expires_at, self.old_ends_at]

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from django.utils import timezone
-from rest_framework_simplejwt.exceptions import TokenError
+from rest_framework_simplejwt.exceptions import TokenBackendError, TokenBackendExpiredToken, TokenError
+from rest_framework_simplejwt.state import token_backend
 from rest_framework_simplejwt.tokens import AccessToken, RefreshToken
 
 from accounts.caller import Caller
@@ -66,6 +67,19 @@ def read_access_token(token: str) -> tuple[Caller, datetime] | None:
     if user is None:
         return None
     return caller_of(user, str(access[SESSION_CLAIM])), datetime.fromtimestamp(access["exp"], UTC)
+
+
+def has_our_signature(token: str) -> bool:
+    """Whether this installation has made the token, whatever has become of it since."""
+    if token.count(".") != 2:
+        return False
+    try:
+        token_backend.decode(cast("Any", token))
+    except TokenBackendExpiredToken:  # the signature is looked at first
+        return True
+    except TokenBackendError:
+        return False
+    return True
 
 
 def caller_of(user: User, session_id: str = "") -> Caller:

@@ -267,6 +267,7 @@ INFERENCE_GROUPS = ("infer", "batch_infer", "stream_infer")
 # What a key's tier multiplies the limits by: (in the inference groups, in the others), and whether it goes first.
 TIERS = read_tiers("LLAMA_GPU_TIERS", {"standard": (1.0, 1.0, False), "premium": (10.0, 5.0, True)})
 LOGIN_ATTEMPTS_PER_MINUTE = read_int("LLAMA_GPU_LOGIN_ATTEMPTS_PER_MINUTE", 10, minimum=1)
+BAD_CREDENTIALS_PER_MINUTE = read_int("LLAMA_GPU_BAD_CREDENTIALS_PER_MINUTE", 30, minimum=1)
 AUDIT_DAYS = read_float("LLAMA_GPU_AUDIT_DAYS", 365.0, minimum=0, maximum=36_500)
 
 # ---------------------------------------------------------------- inference

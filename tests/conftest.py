@@ -11,6 +11,7 @@ from django.db import connections
 from pytest_django import DjangoDbBlocker, Settings
 
 from accounts.credentials import forget_callers
+from accounts.guessing import forget_what_was_told
 from common.redis import close_async_redis, sync_redis
 from llama_gpu_site.supervisor.instance import free_port
 from llama_gpu_site.supervisor.valkey import find_binary
@@ -102,6 +103,7 @@ async def clean_redis(redis_url: str, settings: Settings) -> AsyncIterator[str]:
 def fresh_memory() -> None:
     """No test sees what another one made this process remember."""
     forget_callers()
+    forget_what_was_told()
     forget_models()
 
 

@@ -2,14 +2,18 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.http import HttpResponse
 from django.test import AsyncClient
 from django.utils import timezone
 
 from accounts.api_key_format import digest_of, prefix_of
-from accounts.credentials import forget_callers
+from accounts.audit import SERVER
+from accounts.credentials import forget_callers, identify
+from accounts.keys import create_api_key, reach_of, revoke_api_key, rotate_api_key, update_api_key
 from accounts.models import ApiKey, Role, User
 from common.envelope import timestamp
+from common.errors import AuthenticationFailed, PermissionDenied
 from tests.accounts.conftest import bearer, make_key, make_user
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -267,6 +271,42 @@ async def test_what_a_replaced_secret_makes_ends_with_it(client: AsyncClient) ->
     heir = f"{KEYS}/{made.json()['api_key']['id']}"
     assert (await send(client, "patch", heir, late, old)).status_code == 403
     assert (await send(client, "patch", path, {"expires_at": None}, old)).status_code == 403
+
+
+async def test_a_process_that_has_not_heard_of_a_rotation_lets_the_old_secret_do_no_more(client: AsyncClient) -> None:
+    """Who calls is remembered for up to half a second longer than it is true."""
+    old = await make_key()
+    remembered = await identify(old)
+    assert remembered is not None
+    key = await ApiKey.objects.aget()
+    rotate, create = sync_to_async(rotate_api_key), sync_to_async(create_api_key)
+    rotated, _ = await rotate(key=key, actor=SERVER, grace=timedelta(hours=1))
+
+    with pytest.raises(PermissionDenied):
+        await rotate(key=key, actor=SERVER, reach=reach_of(remembered), grace=timedelta(0))
+    heir, _ = await create(owner=await User.objects.aget(), name="heir", reach=reach_of(remembered))
+    assert heir.expires_at == rotated.old_ends_at
+
+    await sync_to_async(update_api_key)(key=key, changes={"permission": "read"}, actor=SERVER)
+    with pytest.raises(PermissionDenied):
+        await create(owner=heir.owner, name="wide", permission="admin", reach=reach_of(remembered))
+    await rotate(key=key, actor=SERVER, grace=timedelta(0))
+    for action in (
+        create(owner=heir.owner, name="late", reach=reach_of(remembered)),
+        rotate(key=heir, actor=SERVER, reach=reach_of(remembered)),
+        sync_to_async(revoke_api_key)(key=key, actor=SERVER, reach=reach_of(remembered)),
+    ):
+        with pytest.raises(AuthenticationFailed):
+            await action
+    assert await ApiKey.objects.acount() == 2
+
+
+async def test_a_revoked_key_that_is_still_remembered_makes_none(client: AsyncClient) -> None:
+    remembered = await identify(await make_key())
+    assert remembered is not None
+    await sync_to_async(revoke_api_key)(key=await ApiKey.objects.aget(), actor=SERVER)
+    with pytest.raises(AuthenticationFailed):
+        await sync_to_async(create_api_key)(owner=await User.objects.aget(), name="late", reach=reach_of(remembered))
 
 
 async def test_a_rotation_without_grace_ends_the_old_key_at_once(client: AsyncClient) -> None:

@@ -165,6 +165,15 @@ async def test_guessing_is_throttled(settings: Settings) -> None:
     assert codes == [4401, 4429]
 
 
+async def test_after_too_many_bad_keys_a_new_one_is_not_looked_up(settings: Settings) -> None:
+    settings.BAD_CREDENTIALS_PER_MINUTE = 2
+    heard = []
+    for key in ("wrong", "worse", await make_key()):
+        async with opened(Authorization=f"Bearer {key}") as socket:
+            heard.append((await socket.hear())["error"]["code"])
+    assert heard == ["AUTHENTICATION_FAILED", "AUTHENTICATION_FAILED", "RATE_LIMIT_EXCEEDED"]
+
+
 async def test_anonymous_access_sees_no_requests(settings: Settings) -> None:
     settings.ANONYMOUS_PERMISSION = "read"
     async with opened() as socket:
