@@ -307,5 +307,11 @@ class EnginePool:
         if failure is None and engine is not None:  # dead, and about to be started again
             return DeploymentReport(model_id=model_id, state="loading", stage="wait", error=death)
         if failure is not None:
-            return DeploymentReport(model_id=model_id, state="failed", error=failure.message, error_code=failure.code)
+            return DeploymentReport(
+                model_id=model_id,
+                state="failed",
+                error=failure.message,
+                error_code=failure.code,
+                is_missed=slot.death is not None or self._is_fresh(slot),
+            )
         return None

@@ -32,7 +32,7 @@ class DeploymentReport(msgspec.Struct, frozen=True):
     and not ended, `idle_seconds` the time since the last of them. `tokens_per_second` is the decode speed of one
     request, averaged over the last ones. `device_bytes` is what its engine holds by now of each device that it lies on,
     also while it loads. Times are Unix seconds. `error` is why it failed; while it loads, why the engine before it
-    ended, if nobody had told it to.
+    ended, if nobody had told it to. `is_missed`, of a failed one: it ran before, or it failed a short time ago.
     """
 
     model_id: str
@@ -51,6 +51,7 @@ class DeploymentReport(msgspec.Struct, frozen=True):
     loaded_at: float | None = None
     tokens_per_second: float | None = None
     device_bytes: dict[str, int] = {}
+    is_missed: bool = True
 
 
 class WorkerReport(msgspec.Struct, frozen=True):

@@ -2,16 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from asgiref.sync import sync_to_async
 from django.db import DatabaseError, connection
+from django.db.models import Q
 from redis.exceptions import RedisError
 
 from common.redis import async_redis, key
+from models_mgmt.models import Model
 from models_mgmt.presence import WorkerReport, alive_workers, scheduler_lives
 
 CheckStatus = Literal["ok", "degraded", "failed"]
@@ -86,18 +88,28 @@ async def _workers() -> Answer:
 
 async def _engines() -> Answer:
     """By model: one is well that a worker has loaded, or loads for the first time. It is not when it could not be
-    loaded, nor while an engine that has ended by itself is started again."""
+    loaded, nor while an engine that has ended by itself is started again. What failed some time ago and had never run
+    counts no more, unless it is to be there: one bad try must not be held against a server for good."""
     models: dict[str, set[str]] = {}
     for worker in await _serving():
         for item in worker.deployments:
             state = "failed" if item.state == "loading" and item.error else item.state
-            models.setdefault(item.model_id, set()).add(state)
+            models.setdefault(item.model_id, set()).add(state if item.is_missed else "tried")
     loaded = sum("loaded" in states for states in models.values())
-    failed = sum("failed" in states and "loaded" not in states for states in models.values())
-    facts = {"loaded_models": loaded, "failed_models": failed}
+    missing = {model: states for model, states in models.items() if "loaded" not in states}
+    failed = {model for model, states in missing.items() if "failed" in states}
+    if tried := {model for model, states in missing.items() if "tried" in states} - failed:
+        failed |= await sync_to_async(_wanted)(tried)
+    facts = {"loaded_models": loaded, "failed_models": len(failed)}
     if not failed:
         return "ok", facts
     return "degraded" if loaded else "failed", facts
+
+
+def _wanted(models: Iterable[str]) -> set[str]:
+    """Those that workers load by themselves."""
+    rows = Model.objects.filter(Q(is_default=True) | Q(pinned=True), enabled=True, pk__in=models)
+    return set(rows.values_list("pk", flat=True))
 
 
 async def _scheduler() -> Answer:

@@ -24,7 +24,9 @@ def service_states(
 ) -> dict[str, ServiceState]:
     """The state of each service. `checks` are those of /health, `lost` the workers that fell silent."""
     serving = [worker for worker in workers if not worker.draining]
-    broken = any(item.state == "failed" for worker in serving for item in worker.deployments)
+    broken = checks["engines"].status != "ok" or any(
+        item.state == "failed" and item.is_missed for worker in serving for item in worker.deployments
+    )
     gpu_lost = any(gpu.status == "lost" for gpu in gpus)
     others: dict[str, ServiceState] = {
         name: _OF_CHECKS[check.status] for name, check in checks.items() if name not in {"workers", "engines"}

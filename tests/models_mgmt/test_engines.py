@@ -263,8 +263,9 @@ def test_a_broken_model_is_tried_again_after_a_while(pool: EnginePool, owner: Ow
     owner.errors["echo"] = ModelLoadFailed("It is broken.")
     with pytest.raises(ModelLoadFailed):
         pool.get("echo")
+    assert pool.reports()[0].is_missed
     del owner.errors["echo"]
-    time.sleep(0.1)
+    wait_for(lambda: not pool.reports()[0].is_missed)
     assert pool.get("echo").state == "loaded"
 
 

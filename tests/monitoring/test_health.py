@@ -3,7 +3,9 @@ from asgiref.sync import sync_to_async
 from django.test import AsyncClient
 from pytest_django import Settings
 
+from models_mgmt.models import Model
 from models_mgmt.presence import DeploymentReport, announce, announce_scheduler
+from models_mgmt.services import ensure_model
 from tests.conftest import free_port
 from tests.models_mgmt.test_api import report
 
@@ -46,6 +48,7 @@ LOADED = DeploymentReport("tiny", "loaded")
 FAILED = DeploymentReport("large", "failed", error="broken")
 DIED = DeploymentReport("large", "loading", stage="wait", error="The engine process ended unexpectedly.")
 LOADING = DeploymentReport("large", "loading", stage="read")
+TRIED = DeploymentReport("large", "failed", error="broken", is_missed=False)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +60,8 @@ LOADING = DeploymentReport("large", "loading", stage="read")
         ((LOADED, DIED), 200, "degraded"),
         ((FAILED,), 503, "failed"),
         ((DIED,), 503, "failed"),
+        ((TRIED,), 200, "ok"),
+        ((LOADED, TRIED), 200, "ok"),
     ],
 )
 async def test_an_engine_that_died_or_failed_is_seen(
@@ -65,6 +70,17 @@ async def test_an_engine_that_died_or_failed_is_seen(
     await sync_to_async(announce)(report(*deployments))
     response = await AsyncClient().get("/health")
     assert (response.status_code, response.json()["checks"]["engines"]["status"]) == (status, check)
+
+
+@pytest.mark.parametrize("why", ["is_default", "pinned"])
+async def test_a_model_that_is_to_be_there_is_missed_for_as_long_as_it_is_not(clean_redis: str, why: str) -> None:
+    await sync_to_async(ensure_model)(id="large", name="Large", source_kind="folder")
+    await Model.objects.aupdate(**{why: True})
+    await sync_to_async(announce)(report(TRIED))
+    response = await AsyncClient().get("/health")
+    assert (response.status_code, response.json()["checks"]["engines"]["failed_models"]) == (503, 1)
+    await sync_to_async(announce)(report(LOADED, TRIED))
+    assert (await AsyncClient().get("/health")).json()["checks"]["engines"]["status"] == "degraded"
 
 
 async def test_without_redis_it_is_503(clean_redis: str, settings: Settings) -> None:

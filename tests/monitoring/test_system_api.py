@@ -108,6 +108,14 @@ async def test_a_worker_that_is_gone_degrades_it(read: Read, settings: Settings)
     assert (answer["status"], answer["services"]["inference_engine"]) == ("degraded", "degraded")
 
 
+@pytest.mark.parametrize(("is_missed", "status"), [(True, "degraded"), (False, "healthy")])
+async def test_a_failed_load_degrades_it_for_a_while(read: Read, is_missed: bool, status: str) -> None:
+    failed = DeploymentReport(model_id="beta", state="failed", error="broken", is_missed=is_missed)
+    await sync_to_async(announce)(report(DeploymentReport(model_id="alpha", state="loaded"), failed))
+    await sync_to_async(announce_scheduler)()
+    assert (await body(read, "status"))["status"] == status
+
+
 async def test_a_lost_gpu_degrades_it(read: Read) -> None:
     await a_worker()
     await sync_to_async(keep_sample)("one", time.time(), figures(), [Gpu(id=0, status="lost")])
