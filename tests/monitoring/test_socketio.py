@@ -1,7 +1,9 @@
 """The stock clients of Socket.IO against a server with two web processes."""
 
 import json
+import os
 import re
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +18,7 @@ from pytest_django import Settings
 
 from common.direct_frames import text_frame
 from common.events import ModelLoading, PluginError, PluginLoaded, SystemMetrics, publish
+from tests.inference.conftest import wait_until
 from tests.monitoring.conftest import NODE_CLIENT, PATIENCE, Lines, NodeWatcher
 from tests.running_server import RunningServer
 from tests.server_keys import make_keys
@@ -282,6 +285,35 @@ def test_other_sites_pages_are_refused(two_webs: RunningServer) -> None:
     address = f"{two_webs.url}/socket.io/?EIO=4&transport=polling"
     assert httpx.get(address, headers={"Origin": "https://evil.example"}).status_code == 400
     assert httpx.get(address, headers={"Origin": two_webs.url}).status_code == 200
+
+
+# ---------------------------------------------------------------- a Redis that goes away
+
+
+def test_watchers_stay_while_redis_is_away_and_hear_on_when_it_is_back(two_webs: RunningServer, watch: Watch) -> None:
+    """One watcher at each of the processes, with luck; one at least."""
+    watchers = [watch(two_webs.api_key, "inference_events", options={"transports": ["websocket"]}) for _ in range(4)]
+    for watcher in watchers:
+        watcher.one("ack")
+    before = two_webs.pid_of("valkey")
+    assert before is not None
+    os.kill(before, signal.SIGKILL)
+    wait_until(lambda: two_webs.pid_of("valkey") not in {None, before})
+    wait_until(lambda: _answers(two_webs))
+    request_id = infer(two_webs, two_webs.api_key).json()["metadata"]["request_id"]
+    for watcher in watchers:
+        watcher.wait(lambda _, w=watcher: request_id in {e["request_id"] for e in w.events("inference_completed")})
+        heard = [event["request_id"] for event in watcher.events("inference_completed")]
+        assert len(heard) == len(set(heard))
+        assert (len(watcher.all("connect")), watcher.all("disconnect")) == (1, [])
+
+
+def _answers(server: RunningServer) -> bool:
+    headers = {"Authorization": f"Bearer {server.api_key}"}
+    with suppress(httpx.HTTPError):
+        body = {"text": "a", "max_tokens": 1}
+        return httpx.post(f"{server.url}/api/v1/infer", json=body, headers=headers, timeout=10).status_code == 200
+    return False
 
 
 # ---------------------------------------------------------------- slow and dead subscribers

@@ -1,9 +1,13 @@
 """Metrics, traces and timelines of a whole server with two web processes, as those who watch it see them."""
 
 import json
+import os
 import secrets
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.inference.conftest import EchoServer, wait_until
 from tests.monitoring.otlp_collector import Collector, Received, otlp_collector
-from tests.running_server import running_server
+from tests.running_server import ROOT, running_server
 from tests.server_keys import make_keys
 
 WEB = {"auth", "prepare"}
@@ -192,6 +196,24 @@ def test_who_began_a_trace_decides_whether_it_is_kept(watched: EchoServer, colle
         watched.post("infer", {"text": "a"}, traceparent=f"00-{trace_id}-{secrets.token_hex(8)}-{flag}")
     wait_until(lambda: len(collector.trace(kept)) >= 11)
     assert collector.trace(dropped) == []
+
+
+def test_the_setting_without_the_extra_stops_the_start_with_the_remedy(tmp_path: Path) -> None:
+    hidden = tmp_path / "opentelemetry"
+    hidden.mkdir()
+    (hidden / "__init__.py").touch()  # stands before the installed one, and has no exporter
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(tmp_path),
+        "LLAMA_GPU_DATA_DIR": str(tmp_path / "data"),
+        "LLAMA_GPU_OTLP_ENDPOINT": "http://127.0.0.1:4318",
+    }
+    command = [sys.executable, "manage.py", "up"]
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert "LLAMA_GPU_OTLP_ENDPOINT is set, but OpenTelemetry is not installed" in ended.stderr
+    assert "pip install -c constraints.txt '.[otel]'" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_no_span_holds_a_word_of_the_request(watched: EchoServer, collector: Collector) -> None:
