@@ -72,3 +72,9 @@ class Passage:
 
 CLIENT_LEFT = 499
 passage: ContextVar[Passage | None] = ContextVar("passage", default=None)
+
+
+def arrival() -> float:
+    """When the current request came, by time.perf_counter(); now, if there is none."""
+    way = passage.get()
+    return time.perf_counter() - (way.age if way is not None else 0.0)

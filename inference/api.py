@@ -12,6 +12,7 @@ from accounts.doors import Door
 from common.direct_body import direct_body
 from common.envelope import success, timestamp
 from common.errors import InvalidInput
+from common.passage import arrival
 from common.request_id import request_id
 from inference import services
 from inference.bodies import InferRequest, parse_batch, parse_infer
@@ -48,7 +49,7 @@ class InferView(InferenceDoor):
     @describe_infer
     async def post(self, request: Request) -> HttpResponseBase:
         """Complete one prompt."""
-        started = time.perf_counter()
+        started = arrival()
         _refuse_deferral(request)
         body = parse_infer(request.data)
         if body.stream:
@@ -79,7 +80,7 @@ class BatchInferView(InferenceDoor):
     @describe_batch_infer
     async def post(self, request: Request) -> HttpResponseBase:
         """Complete several prompts at once; a bad one fails alone."""
-        started = time.perf_counter()
+        started = arrival()
         _refuse_deferral(request)
         body = parse_batch(request.data)
         batch = await services.batch_infer(request=body, origin=self._origin())

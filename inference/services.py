@@ -1,7 +1,6 @@
 """What can be asked of the models: one completion, a stream of it, a batch."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -12,6 +11,7 @@ from accounts import budgets
 from accounts.caller import Caller
 from common.direct_body import DirectBody
 from common.errors import ApiError, InvalidInput, ModelNotFound
+from common.passage import arrival
 from engine.messages import Finished, Generate
 from inference.bodies import BatchRequest, InferRequest, Prompt
 from inference.calls import Call
@@ -88,7 +88,7 @@ async def stream_infer(*, request: InferRequest, origin: Origin, body: DirectBod
     What takes longer, above all a model that is loaded for it, is waited for in the stream, which is kept alive.
     `body` is the response's body, if its server lets us write to it.
     """
-    started_at = time.perf_counter()
+    started_at = arrival()
     road = gateway()
 
     async def start(model: Model) -> EventStream:
