@@ -2,13 +2,34 @@
 
 import argparse
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import engine, events, gateway, http_streams, monitoring, plugins, quality
+from benchmarks import counting, engine, events, gateway, http_streams, monitoring, plugins, quality
 from benchmarks.report import RESULTS, Report
 from tests.running_server import running_server
 
-PARTS = ("engine", "ttft", "quality", "http", "gateway", "plugins", "events", "monitoring")
+
+def _gateway(report: Report) -> None:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running_server(Path(folder), LLAMA_GPU_DEFAULT_MODEL="echo") as server,
+    ):
+        gateway.report_on(server.url, server.api_key, report)
+
+
+# In the order in which they run; each is told how many rounds are wanted.
+PARTS: dict[str, Callable[[Report, int], None]] = {
+    "engine": engine.throughput,
+    "ttft": engine.first_token,
+    "quality": lambda report, _: quality.report_on(report),
+    "http": http_streams.streams,
+    "gateway": lambda report, _: _gateway(report),
+    "plugins": lambda report, _: plugins.costs(report),
+    "events": lambda report, rounds: events.watchers(report, 4 * rounds),
+    "monitoring": lambda report, _: monitoring.answers(report),
+    "counting": lambda report, _: counting.costs(report),
+}
 
 
 def main() -> None:
@@ -17,30 +38,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the tables")
     arguments = parser.parse_args()
-    parts = arguments.parts or PARTS
-    if unknown := set(parts) - set(PARTS):
+    parts = arguments.parts or list(PARTS)
+    if unknown := set(parts) - PARTS.keys():
         parser.error(f"there is no part {', '.join(sorted(unknown))}")
     report = Report()
-    if "engine" in parts:
-        engine.throughput(report, arguments.rounds)
-    if "ttft" in parts:
-        engine.first_token(report, arguments.rounds)
-    if "quality" in parts:
-        quality.report_on(report)
-    if "http" in parts:
-        http_streams.streams(report, arguments.rounds)
-    if "gateway" in parts:
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            running_server(Path(folder), LLAMA_GPU_DEFAULT_MODEL="echo") as server,
-        ):
-            gateway.report_on(server.url, server.api_key, report)
-    if "plugins" in parts:
-        plugins.costs(report)
-    if "events" in parts:
-        events.watchers(report, 4 * arguments.rounds)
-    if "monitoring" in parts:
-        monitoring.answers(report)
+    for name, measure in PARTS.items():
+        if name in parts:
+            measure(report, arguments.rounds)
     print(f"written to {report.save(arguments.out, '-'.join(['cpu', *arguments.parts]))}")
 
 
