@@ -25,7 +25,16 @@ from plugins_app.selectors import KnownPlugin, find_plugin, new_row
 from plugins_app.services import configure_plugin, load_plugin, unload_plugin
 
 _STATES = {"loaded": "good", "failed": "bad", "available": "quiet"}
-_CONFIG = ("enabled", "priority", "settings", "on_error", "slow_seconds", "max_failures", "retry_seconds")
+_CONFIG = (
+    "enabled",
+    "priority",
+    "settings",
+    "on_error",
+    "slow_seconds",
+    "timeout_seconds",
+    "max_failures",
+    "retry_seconds",
+)
 
 
 class PluginForm(forms.ModelForm):  # type: ignore[type-arg]  # generic in the stubs only

@@ -8,6 +8,9 @@ from collections.abc import Callable
 class Breaker:
     """Opens after `max_failures` in a row; after `retry_seconds` (0: never) it lets one caller at a time try again.
 
+    A call that does not return keeps a thread. So many at a time open it too, whatever goes well between them, and
+    while there is one, nobody tries again: there are never many more than that.
+
     `clock` gives Unix seconds, since the time at which it opened is shared with other processes.
     """
 
@@ -19,6 +22,7 @@ class Breaker:
         self._failures = 0
         self._opened_at: float | None = None
         self._trial_since: float | None = None
+        self._hanging = 0
 
     @property
     def is_open(self) -> bool:
@@ -32,6 +36,8 @@ class Breaker:
             now = self._clock()
             if self._opened_at is None:
                 return True
+            if self._hanging:
+                return False
             if not self.retry_seconds or now < self._opened_at + self.retry_seconds:
                 return False
             if self._trial_since is not None and now < self._trial_since + self.retry_seconds:
@@ -63,6 +69,20 @@ class Breaker:
             self._opened_at = self._clock()
             self._trial_since = None
             return True
+
+    def hung(self) -> bool:
+        """A call has not returned; besides, it has failed. True when this has opened the breaker."""
+        with self._lock:
+            self._hanging += 1
+            if self._opened_at is not None or self._hanging < self.max_failures:
+                return False
+            self._opened_at = self._clock()
+            return True
+
+    def returned(self) -> None:
+        """A call that hung has returned after all."""
+        with self._lock:
+            self._hanging -= 1
 
     def follow(self, opened_at: float | None) -> None:
         """Take over what another process found: open since then, or closed."""

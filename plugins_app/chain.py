@@ -4,9 +4,11 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from plugins_app.breaker import Breaker
+from plugins_app.hands import HANDS, Overdue
 from plugins_app.hookspecs import Blocked, Outcome, Prompt, Refused, Request, TextFilter
 from plugins_app.loaded import LoadedPlugin
 
@@ -40,6 +42,7 @@ class Link:
     breaker: Breaker
     fail_closed: bool
     slow_seconds: float
+    timeout_seconds: float
     report: Callable[[Failure], None]
 
     @property
@@ -71,6 +74,12 @@ class Use:
         self.failures = 0
         self._warned = False
 
+    def do(self, work: Callable[[], Any]) -> Any:
+        """Call the plugin: a foreign one in another thread, and not longer than it may take. Raises Overdue."""
+        if self.link.plugin.is_trusted:
+            return work()
+        return HANDS.call(work, seconds=self.link.timeout_seconds, late=self.link.breaker.returned)
+
     def took(self, seconds: float) -> None:
         self.seconds += seconds
         self.calls += 1
@@ -88,6 +97,8 @@ class Use:
         described = f"{_described(error)}, in {where}"
         logger.error("plugin %s failed: %s", self.link.plugin_id, described)
         opened = self.failures == 1 and self.link.breaker.failed()
+        if isinstance(error, Overdue):
+            opened = self.link.breaker.hung() or opened
         self.link.report(Failure(self.link.plugin_id, described, "open" if opened else ""))
         if self.link.fail_closed:
             raise PluginFailed(self.link.plugin_id) from error
@@ -174,7 +185,7 @@ class Run:
     def _call(self, use: Use, hook: str, kind: type | None, **arguments: Any) -> Any:
         began = time.perf_counter()
         try:
-            result = getattr(use.link.plugin.call, hook)(**arguments)
+            result = use.do(partial(getattr(use.link.plugin.call, hook), **arguments))
             if kind is not None and result is not None and not isinstance(result, kind):
                 raise TypeError(f"it returned a {type(result).__name__}")
         except (Refused, Blocked) as error:
@@ -200,7 +211,8 @@ class Stage:
 
     @property
     def is_quick(self) -> bool:
-        return self._use.link.plugin.info.quick_filters
+        plugin = self._use.link.plugin
+        return plugin.is_trusted and plugin.info.quick_filters
 
     def take(self, text: str, is_last: bool) -> str:
         """What goes out now. Raises Blocked or PluginFailed."""
@@ -209,7 +221,7 @@ class Stage:
         began = time.perf_counter()
         given = self._held + text
         try:
-            out, held = self._filter(given, is_last)
+            out, held = self._use.do(partial(self._filter, given, is_last))
             if not isinstance(out, str) or not isinstance(held, str):
                 raise TypeError("a filter returns two texts")
         except (Refused, Blocked) as error:
@@ -274,6 +286,8 @@ def _taken_over(before: Request, changed: Request) -> Request:
 
 def _described(error: BaseException) -> str:
     """Type and place, without the message: that may hold the text of a prompt."""
+    if isinstance(error, Overdue):
+        return str(error)
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, get_args
 
 from plugins_app.builtin.json_repair import JsonRepair
@@ -19,6 +20,7 @@ from plugins_app.builtin.model_adapter import ModelAdapter
 from plugins_app.builtin.pii_redactor import PiiRedactor
 from plugins_app.builtin.prompt_guard import PromptGuard
 from plugins_app.builtin.response_filter import ResponseFilter
+from plugins_app.hands import HANDS
 from plugins_app.hookspecs import API_VERSION, ENTRY_POINTS, Category, OnError, PluginInfo
 from plugins_app.models import ID_PATTERN
 from plugins_app.settings_schema import schema_problem
@@ -26,12 +28,14 @@ from plugins_app.settings_schema import schema_problem
 logger = logging.getLogger(__name__)
 
 BUILT_IN = (ModelAdapter, PromptGuard, PiiRedactor, ResponseFilter, JsonRepair)
+BUILT_IN_PACKAGE = "built-in"
 _FRESH_SECONDS = 5.0
+IMPORT_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """A plugin that can be named. `package`: `built-in`, or the package and its version.
+    """A plugin that can be named. `package`: BUILT_IN_PACKAGE, or the package and its version.
 
     `error`: why it can't be used; then `info` says no more than its id.
     """
@@ -48,6 +52,7 @@ class Discovery:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._found: dict[str, Installed] = {}
+        self._hanging: set[str] = set()  # whose import has not returned; no other thread is given to it
         self._looked_at = float("-inf")
 
     def all(self) -> dict[str, Installed]:
@@ -67,29 +72,30 @@ class Discovery:
             self._looked_at = float("-inf")
 
     def _look(self) -> dict[str, Installed]:
-        found = {kind.info.id: Installed(kind.info, "built-in", kind) for kind in BUILT_IN}
+        found = {kind.info.id: Installed(kind.info, BUILT_IN_PACKAGE, kind) for kind in BUILT_IN}
         importlib.invalidate_caches()
         points = importlib.metadata.entry_points(group=ENTRY_POINTS)
         for point in sorted(points, key=lambda point: (point.name, point.value)):
             if point.name in found:
-                if found[point.name].package == "built-in":
+                if found[point.name].package == BUILT_IN_PACKAGE:
                     logger.warning("the package of another plugin names one %s, which is built in", point.name)
                 continue
             if re.fullmatch(ID_PATTERN, point.name):
                 known = self._found.get(point.name)
-                found[point.name] = known if known is not None and not known.error else _of(point)
+                is_final = known is not None and (not known.error or point.name in self._hanging)
+                found[point.name] = known if known is not None and is_final else self._of(point)
         return dict(sorted(found.items()))
 
-
-def _of(point: importlib.metadata.EntryPoint) -> Installed:
-    package = f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
-    try:
-        kind = point.load()
-        info = _checked(kind, point.name)
-    except (Exception, SystemExit) as error:  # whatever a foreign package does while it is imported
-        logger.warning("the plugin %s can't be used", point.name, exc_info=True)
-        return Installed(_unknown(point.name), package, None, f"{type(error).__name__}: {error}"[:300])
-    return Installed(info, package, kind)
+    def _of(self, point: importlib.metadata.EntryPoint) -> Installed:
+        package = f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
+        left, late = partial(self._hanging.add, point.name), partial(self._hanging.discard, point.name)
+        try:
+            kind = HANDS.call(point.load, seconds=IMPORT_SECONDS, left=left, late=late)
+            info = _checked(kind, point.name)
+        except (Exception, SystemExit) as error:  # whatever a foreign package does while it is imported
+            logger.warning("the plugin %s can't be used", point.name, exc_info=True)
+            return Installed(_unknown(point.name), package, None, f"{type(error).__name__}: {error}"[:300])
+        return Installed(info, package, kind)
 
 
 def _checked(kind: Any, plugin_id: str) -> PluginInfo:

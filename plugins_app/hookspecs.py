@@ -32,9 +32,10 @@ class PluginInfo:
     `id`: letters, digits, `_`, `.` and `-`; the name of its entry point. `settings_schema`: a JSON Schema of type
     object; its `default`s are filled in. `api_version`: the version of this module that it was written for.
     `default_on_error`: `closed` for one that must not be left out, as long as nobody configures something else.
-    `quick_filters`: its filters only compute, in microseconds for a token, and never wait for anything; they are called
-    for the pieces of a stream where these arrive, beside those of all other requests, instead of in a thread of the
-    request's own. One that takes long all the same loses that for the rest of its answer.
+    `quick_filters`: its filters only compute, in microseconds for a token, and never wait for anything. Those of
+    built-in plugins that say so are called for the pieces of a stream where these arrive, beside those of all other
+    requests, instead of in a thread of the request's own; one that takes long all the same loses that for the rest of
+    its answer. Other plugins' filters never are, since one that did not return would hold up all requests.
     """
 
     id: str

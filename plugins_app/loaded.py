@@ -3,16 +3,21 @@
 import inspect
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import pluggy
 
-from plugins_app.discovery import Installed
+from plugins_app.discovery import BUILT_IN_PACKAGE, Installed
+from plugins_app.hands import HANDS, Overdue
 from plugins_app.hookspecs import PROJECT, Hooks, InvalidSettings, PluginInfo
 from plugins_app.settings_schema import problems, with_defaults
 
 logger = logging.getLogger(__name__)
+
+SET_UP_SECONDS = 30.0
+_TEAR_DOWN_SECONDS = 10.0
 
 HOOKS = frozenset(name for name in vars(Hooks) if not name.startswith("_"))
 
@@ -26,10 +31,14 @@ class LoadError(Exception):
 
 
 class LoadedPlugin:
-    """`call` is the plugin's own hooks, by name; `hooks` says which of them it has. `load_time` in seconds."""
+    """`call` is the plugin's own hooks, by name; `hooks` says which of them it has. `load_time` in seconds.
 
-    def __init__(self, info: PluginInfo, manager: pluggy.PluginManager, load_time: float) -> None:
-        self.info = info
+    `is_trusted`: it is built in, and known to return from every call.
+    """
+
+    def __init__(self, plugin: Installed, manager: pluggy.PluginManager, load_time: float) -> None:
+        self.info = plugin.info
+        self.is_trusted = plugin.package == BUILT_IN_PACKAGE
         self.call: Any = manager.hook
         self.hooks = frozenset(name for name in HOOKS if getattr(manager.hook, name).get_hookimpls())
         self.load_time = load_time
@@ -37,8 +46,8 @@ class LoadedPlugin:
     def tear_down(self) -> None:
         """The plugin's last call. Never raises."""
         try:
-            self.call.teardown()
-        except Exception:
+            HANDS.call(self.call.teardown, seconds=_TEAR_DOWN_SECONDS)
+        except (Exception, SystemExit):
             logger.exception("the plugin %s failed to be torn down", self.info.id)
 
 
@@ -55,17 +64,35 @@ def load(plugin: Installed, settings: Mapping[str, Any]) -> LoadedPlugin:
     if plugin.make is None:
         raise LoadError(plugin.error, public="its package can't be imported")
     whole = checked_settings(plugin.info, settings)
+    if plugin.info.id in _hanging:
+        raise LoadError("it hangs since it was to be set up before")
     began = time.perf_counter()
     try:
-        manager = _registered(plugin.make(), plugin.info.id)
-        manager.hook.setup(settings=whole)
+        manager = HANDS.call(
+            partial(_set_up, plugin.make, plugin.info.id, whole),
+            seconds=SET_UP_SECONDS,
+            left=partial(_hanging.add, plugin.info.id),
+            late=partial(_hanging.discard, plugin.info.id),
+        )
     except (InvalidSettings, LoadError):
         raise
+    except Overdue as error:
+        raise LoadError(str(error)) from None
     except (Exception, SystemExit) as error:
         logger.warning("the plugin %s failed to load", plugin.info.id, exc_info=True)
         kind = type(error).__name__
         raise LoadError(f"{kind}: {error}"[:300], public=f"{kind} while it was set up") from error
-    return LoadedPlugin(plugin.info, manager, time.perf_counter() - began)
+    return LoadedPlugin(plugin, manager, time.perf_counter() - began)
+
+
+# Plugins that have not come back from their set-up; no other thread is given to them.
+_hanging: set[str] = set()
+
+
+def _set_up(make: Callable[[], Any], plugin_id: str, settings: Mapping[str, Any]) -> pluggy.PluginManager:
+    manager = _registered(make(), plugin_id)
+    manager.hook.setup(settings=settings)
+    return manager
 
 
 def _registered(instance: object, plugin_id: str) -> pluggy.PluginManager:

@@ -153,7 +153,8 @@ class PluginManager:
             one.breaker.follow(opened_at.timestamp() if opened_at else None)
             if row.enabled:
                 is_closed = row.on_error == Plugin.OnError.CLOSED
-                links.append(Link(one.plugin, one.breaker, is_closed, row.slow_seconds, self._failures.put))
+                limits = row.slow_seconds, row.timeout_seconds
+                links.append(Link(one.plugin, one.breaker, is_closed, *limits, self._failures.put))
         self._broken = broken
         self._put_up(Chain(links, unavailable) if links or unavailable else None, held)
 

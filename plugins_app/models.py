@@ -37,6 +37,11 @@ class Plugin(models.Model):
         validators=[MinValueValidator(0.001), MaxValueValidator(3600)],
         help_text="A plugin that takes longer in one request is warned of.",
     )
+    timeout_seconds = models.FloatField(
+        default=10.0,
+        validators=[MinValueValidator(0.01), MaxValueValidator(3600)],
+        help_text="A call that takes longer has failed; for plugins that are not built in.",
+    )
     max_failures = models.PositiveIntegerField(
         default=5,
         validators=[MinValueValidator(1), MaxValueValidator(1_000_000)],
@@ -69,6 +74,7 @@ class Plugin(models.Model):
             "settings": self.settings,
             "on_error": self.on_error,
             "slow_seconds": self.slow_seconds,
+            "timeout_seconds": self.timeout_seconds,
             "max_failures": self.max_failures,
             "retry_seconds": self.retry_seconds,
         }

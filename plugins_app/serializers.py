@@ -24,6 +24,9 @@ class PluginConfigRequest(StrictSerializer):
     slow_seconds = serializers.FloatField(
         required=False, help_text="A plugin that takes longer in one request is warned of."
     )
+    timeout_seconds = serializers.FloatField(
+        required=False, help_text="A call that takes longer has failed; for plugins that are not built in."
+    )
     max_failures = serializers.IntegerField(required=False, help_text="So many failures in a row switch it off.")
     retry_seconds = serializers.FloatField(
         required=False, help_text="After so long one request tries it again; 0: never."
@@ -73,6 +76,7 @@ class PluginConfigBody(serializers.Serializer[Any]):
     settings = serializers.DictField(help_text="For administrators only.", required=False)
     on_error = serializers.ChoiceField(choices=Plugin.OnError.values)
     slow_seconds = serializers.FloatField()
+    timeout_seconds = serializers.FloatField()
     max_failures = serializers.IntegerField()
     retry_seconds = serializers.FloatField()
 

@@ -12,7 +12,7 @@ from plugins_app.hookspecs import PluginInfo, Prompt, Refused, Request, hookimpl
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
 _LINE_END = re.compile(r"\r\n?|[\u0085\u2028\u2029]")
-_TRAILING = re.compile(r"[ \t\u00a0]+(?=\n)")
+_TRAILING = re.compile(r"(?<![ \t\u00a0])[ \t\u00a0]+(?=\n)")  # one try for each run of spaces, however long
 _BLANK_LINES = re.compile(r"\n{3,}")
 
 _MODEL = {

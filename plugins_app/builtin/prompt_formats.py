@@ -19,10 +19,10 @@ def render(name: str, prompt: Prompt) -> str:
 
 
 def _without(markers: tuple[str, ...], text: str) -> str:
-    """What a caller writes must not end its own turn: the format's markers are taken out of it."""
-    while any(marker in text for marker in markers):
-        for marker in markers:
-            text = text.replace(marker, "")
+    """What a caller writes must not end its own turn: the format's markers are taken out of it. A character of none of
+    them stands there instead, lest what was around one become another."""
+    for marker in markers:
+        text = text.replace(marker, "\ufffd")
     return text
 
 

@@ -12,6 +12,7 @@ from inference.messages import Job
 from inference.plugin_chain import PluginSeam
 from inference.running import RunningTable
 from plugins_app.chain import Chain
+from plugins_app.discovery import BUILT_IN_PACKAGE
 from plugins_app.hookspecs import Blocked, hookimpl
 from tests.plugins_app.plugging import about, link, loaded
 
@@ -46,7 +47,7 @@ class Worker:
 
     def __init__(self, kind: type[Capitals]) -> None:
         self.sent: list[RequestEvent] = []
-        chain = Chain([link(loaded(kind))])
+        chain = Chain([link(loaded(kind, package=BUILT_IN_PACKAGE))])
         self.seam = PluginSeam(_Manager(chain), self)  # type: ignore[arg-type]  # what it needs of them
         request = Generate("1~1", SamplingParams(), text="x", stream=True)
         job = Job("1", "1", "stream_infer", "echo", "web", (request,), submitted_at=0.0, seconds=60.0)

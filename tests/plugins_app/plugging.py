@@ -5,7 +5,7 @@ from typing import Any
 
 from plugins_app.breaker import Breaker
 from plugins_app.chain import Chain, Failure, Link, Run
-from plugins_app.discovery import Installed
+from plugins_app.discovery import BUILT_IN, BUILT_IN_PACKAGE, Installed
 from plugins_app.hookspecs import PluginInfo, Prompt, Request
 from plugins_app.loaded import LoadedPlugin, load
 
@@ -15,8 +15,10 @@ REQUEST = Request(
 )  # fmt: skip
 
 
-def loaded(kind: Any, settings: Mapping[str, Any] | None = None) -> LoadedPlugin:
-    return load(Installed(kind.info, "test", kind), settings or {})
+def loaded(kind: Any, settings: Mapping[str, Any] | None = None, *, package: str = "") -> LoadedPlugin:
+    """`package`: what it is said to come from; else what it comes from."""
+    package = package or (BUILT_IN_PACKAGE if kind in BUILT_IN else "test")
+    return load(Installed(kind.info, package, kind), settings or {})
 
 
 def about(plugin_id: str = "sample", **fields: Any) -> PluginInfo:
@@ -28,11 +30,13 @@ def link(
     *,
     fail_closed: bool = False,
     slow_seconds: float = 10.0,
+    timeout_seconds: float = 10.0,
     breaker: Breaker | None = None,
     failures: list[Failure] | None = None,
 ) -> Link:
     breaker = breaker or Breaker(max_failures=3, retry_seconds=60)
-    return Link(plugin, breaker, fail_closed, slow_seconds, (failures if failures is not None else []).append)
+    report = (failures if failures is not None else []).append
+    return Link(plugin, breaker, fail_closed, slow_seconds, timeout_seconds, report)
 
 
 def prompted(kind: Any, settings: Mapping[str, Any], prompt: Prompt, request: Request = REQUEST) -> Prompt:

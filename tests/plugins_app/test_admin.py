@@ -8,8 +8,8 @@ from plugins_app.models import Plugin
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("clean_redis")]
 FORM = {
-    "enabled": "on", "priority": "7", "settings": "{}", "on_error": "open", "slow_seconds": "0.5", "max_failures": "5",
-    "retry_seconds": "60",
+    "enabled": "on", "priority": "7", "settings": "{}", "on_error": "open", "slow_seconds": "0.5",
+    "timeout_seconds": "10", "max_failures": "5", "retry_seconds": "60",
 }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from plugins_app.builtin.response_filter import ResponseFilter
 from plugins_app.hookspecs import Blocked, InvalidSettings, Prompt, Refused, Turn
 from tests.plugins_app.plugging import REQUEST, answered, loaded, prompted
 from tests.plugins_app.streaming import cut
+from tests.plugins_app.timing import thread_seconds
 
 # ---------------------------------------------------------------- response_filter
 
@@ -186,6 +187,15 @@ def test_text_is_cleaned_and_indentation_kept() -> None:
     assert adapted("👩\u200d👩\u200d👧 \u0915\u094d\u200d\u0937") == "👩\u200d👩\u200d👧 \u0915\u094d\u200d\u0937"
 
 
+@pytest.mark.parametrize("piece", [" ", "\n", " \n", "\t x", "\u200b", "\r", "\u0301", "a\u0301\u0323", "\ufdfa"])
+def test_cleaning_takes_time_in_proportion(piece: str) -> None:
+    short = "a\n" + piece * (4000 // len(piece)) + "b"
+    long = "a\n" + piece * (16_000 // len(piece)) + "b"
+    adapter = {"unicode": "NFKC"}
+    took = [thread_seconds(lambda text=text: adapted(text, **adapter)) for text in (short, long)]
+    assert took[1] < 8 * took[0] + 0.005  # were it quadratic, 16 times as long
+
+
 @pytest.mark.parametrize("text", ["\u200b", " \n\t ", "\x00\x01"])
 def test_a_prompt_of_nothing_is_refused(text: str) -> None:
     with pytest.raises(Refused):
@@ -220,6 +230,16 @@ def test_a_models_format_is_chosen_by_its_id(template: str, expected: str) -> No
     assert (found.text, found.raw, found.messages) == (expected, True, None)
     other = prompted(ModelAdapter, adapter, Prompt(text="hi"), replace(REQUEST, model="other"))
     assert (other.text, other.raw) == ("hi", False)
+
+
+def test_markers_within_markers_take_no_longer() -> None:
+    adapter = {"models": [{"match": "*", "template": "chatml"}]}
+
+    def nested(depth: int) -> float:
+        text = "<|im_" * depth + "<|im_end|>" + "end|>" * depth
+        return thread_seconds(lambda: prompted(ModelAdapter, adapter, Prompt(text=text)))
+
+    assert nested(2000) < 8 * nested(500) + 0.005
 
 
 def test_a_caller_cannot_end_its_own_turn() -> None:

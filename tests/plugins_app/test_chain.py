@@ -2,7 +2,9 @@
 
 import logging
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -191,6 +193,79 @@ def test_a_request_from_before_does_not_close_a_breaker() -> None:
     breaker.failed()
     assert not breaker.succeeded()
     assert breaker.is_open
+
+
+def test_calls_that_hang_open_the_breaker_whatever_goes_well_and_nobody_joins_them() -> None:
+    clock = Clock()
+    breaker = Breaker(max_failures=2, retry_seconds=60, clock=clock)
+    assert [breaker.failed(), breaker.hung()] == [False, False]
+    breaker.succeeded()
+    assert [breaker.failed(), breaker.hung()] == [False, True]
+    clock.now += 3600
+    assert not breaker.admits()
+    breaker.returned()
+    assert not breaker.admits()
+    breaker.returned()
+    assert breaker.admits()
+    assert breaker.succeeded()
+
+
+@pytest.fixture
+def released() -> Iterator[threading.Event]:
+    """Lets go what hangs; at the latest when the test is over."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def hanging(where: str, event: threading.Event) -> Any:
+    """A plugin that does not return from one of its hooks, or from its filter, before the event."""
+
+    def hangs(self: Any) -> None:
+        event.wait()
+
+    def filters(self: Any) -> Any:
+        return lambda text, is_last: (event.wait() and text, "")
+
+    return kind("stuck", token_stream=filters) if where == "its filter" else kind("stuck", **{where: hangs})
+
+
+@pytest.mark.parametrize("where", ["request_in", "prompt", "token_stream", "its filter", "final_text"])
+@pytest.mark.parametrize("fail_closed", [False, True])
+def test_a_plugin_that_hangs_has_failed(where: str, fail_closed: bool, released: threading.Event) -> None:
+    failures: list[Failure] = []
+    stuck = link(loaded(hanging(where, released)), fail_closed=fail_closed, timeout_seconds=0.05, failures=failures)
+
+    def answer() -> str:
+        output = begun(stuck, link(loaded(adds("!")))).output()
+        assert output is not None
+        return output.feed("one ") + output.feed("two") + output.finish("")
+
+    if fail_closed:
+        with pytest.raises(PluginFailed):
+            answer()
+    else:
+        assert answer() == "one two!"
+    (failure,) = failures
+    named = "its filter" if where == "final_text" else where
+    assert failure.error == f"it did not return within 0.05 s, in {named}"
+
+
+def test_hanging_calls_take_so_many_threads_and_no_more(released: threading.Event) -> None:
+    breaker = Breaker(max_failures=3, retry_seconds=0.001)
+    stuck = link(loaded(hanging("prompt", released)), timeout_seconds=0.02, breaker=breaker)
+    before = threading.active_count()
+    for _ in range(20):
+        time.sleep(0.002)  # time to try again
+        assert begun(stuck).prompt.text == "x"
+    assert threading.active_count() <= before + 4
+    released.set()
+    tried: dict[str, Any] = {}
+    for _ in range(500):
+        if tried := begun(stuck).timings():
+            break
+        time.sleep(0.01)
+    assert tried["stuck"]["failures"] == 0
 
 
 @pytest.mark.parametrize("fail_closed", [False, True])

@@ -1,12 +1,15 @@
 """Foreign packages, whatever they do while they are imported."""
 
+import builtins
 import importlib
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from plugins_app import discovery
 from plugins_app.builtin.pii_redactor import PiiRedactor
 from plugins_app.discovery import BUILT_IN, Discovery, Installed
 
@@ -60,6 +63,24 @@ def test_what_cannot_be_imported_is_contained_and_told(package: Path, source: st
     installed = found()
     assert error in installed.error
     assert installed.make is None
+
+
+def test_an_import_that_hangs_is_given_up_and_gets_no_second_thread(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(discovery, "IMPORT_SECONDS", 0.2)
+    package.write_text("import builtins; builtins.foreign_tries.append(1); builtins.foreign_released.wait(30)")
+    tries: list[int] = []
+    released = threading.Event()
+    monkeypatch.setattr(builtins, "foreign_tries", tries, raising=False)
+    monkeypatch.setattr(builtins, "foreign_released", released, raising=False)
+    plugins = Discovery()
+    for _ in range(2):
+        assert plugins.all()["foreign"].error == "Overdue: it did not return within 0.2 s"
+        assert "pii_redactor" in plugins.all()
+        plugins.forget()
+    assert tries == [1]
+    released.set()
 
 
 def test_whoever_presses_control_c_is_heard(package: Path) -> None:

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from accounts.models import AuditEntry
 from common.errors import PluginLoadFailed
-from plugins_app import discovery, followers
+from plugins_app import discovery, followers, loaded
 from plugins_app.chain import PluginFailed, Run
 from plugins_app.discovery import Installed
 from plugins_app.hookspecs import Prompt, hookimpl
@@ -140,16 +140,14 @@ def test_one_that_this_worker_cannot_load_is_left_out_or_fails_requests(manager:
 
 @pytest.fixture
 def only_workers_fail(manager: PluginManager, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plugin can be set up everywhere but in the manager's own thread."""
-    set_up = Counted.setup
+    """The plugin can be set up everywhere but in a worker."""
 
-    @hookimpl
-    def setup(self: Counted, settings: Any) -> None:
-        if threading.current_thread().name == "plugins":
-            raise OSError("the worker has no such file")
-        set_up(self, settings)
+    def load(plugin: Installed, settings: Any) -> loaded.LoadedPlugin:
+        if plugin.info.id == "counted":
+            raise loaded.LoadError("OSError: the worker has no such file")
+        return loaded.load(plugin, settings)
 
-    monkeypatch.setattr(Counted, "setup", setup)
+    monkeypatch.setattr("plugins_app.manager.load", load)
 
 
 @pytest.mark.usefixtures("only_workers_fail")
@@ -179,16 +177,14 @@ def test_a_configuration_that_a_worker_refuses_is_put_back(
 def meanwhile(manager: PluginManager, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Changes the row of the plugin when it is next set up to try it."""
     changes: dict[str, Any] = {}
-    set_up = Counted.setup
 
-    @hookimpl
-    def setup(self: Counted, settings: Any) -> None:
-        if changes and threading.current_thread().name != "plugins":
-            Plugin.objects.filter(pk="counted").update(**changes)
+    def load(plugin: Installed, settings: Any) -> loaded.LoadedPlugin:
+        if changes:
+            Plugin.objects.filter(pk=plugin.info.id).update(**changes)
             changes.clear()
-        set_up(self, settings)
+        return loaded.load(plugin, settings)
 
-    monkeypatch.setattr(Counted, "setup", setup)
+    monkeypatch.setattr("plugins_app.services.load", load)
     return changes.update
 
 
@@ -223,6 +219,34 @@ def test_what_others_change_while_workers_refuse_is_kept(
         configure_plugin(plugin_id="counted", config={"settings": {"mark": "2"}, "slow_seconds": 3})
     row = Plugin.objects.get(pk="counted")
     assert (row.settings, row.slow_seconds, row.priority) == ({"mark": "1"}, 0.5, 9)
+
+
+def test_a_set_up_that_hangs_is_given_up_and_gets_no_second_thread(
+    manager: PluginManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released, calls = threading.Event(), []
+    set_up = Counted.setup
+
+    @hookimpl
+    def setup(self: Counted, settings: Any) -> None:
+        calls.append(settings)
+        released.wait()
+        set_up(self, settings)
+
+    monkeypatch.setattr(Counted, "setup", setup)
+    monkeypatch.setattr(loaded, "SET_UP_SECONDS", 0.1)
+    for error in ("it did not return within 0.1 s", "it hangs since it was to be set up before"):
+        with pytest.raises(PluginLoadFailed) as refused:
+            load_plugin(plugin_id="counted")
+        assert refused.value.details["error"] == error
+        assert Plugin.objects.get(pk="counted").last_error == error
+    assert len(calls) == 1
+    load_plugin(plugin_id="json_repair")  # others are not held up
+    released.set()
+    within_a_second(lambda: not loaded._hanging)
+    monkeypatch.setattr(Counted, "setup", set_up)
+    load_plugin(plugin_id="counted", config={"settings": {"mark": "1"}})
+    within_a_second(lambda: prompted(manager) == "x1")
 
 
 def test_whoever_loads_a_plugin_finds_the_workers_running_it(manager: PluginManager) -> None:

@@ -1,7 +1,5 @@
 """Personal data on nasty input: what must be found, what must be left alone."""
 
-import time
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +10,7 @@ from plugins_app.hookspecs import InvalidSettings, Prompt, Turn
 from plugins_app.substitution import substitute
 from tests.plugins_app.plugging import REQUEST, answered, loaded, prompted
 from tests.plugins_app.streaming import cut
+from tests.plugins_app.timing import thread_seconds
 
 FOUND = [
     # e-mail
@@ -157,20 +156,11 @@ HOSTILE = [
 ]  # fmt: skip
 
 
-def seconds(text: str) -> float:
-    """CPU seconds of this thread alone, of the quickest of several runs."""
-    runs = []
-    for _ in range(3):
-        began = time.thread_time()
-        redacted(text)
-        runs.append(time.thread_time() - began)
-    return min(runs)
-
-
 @pytest.mark.parametrize("piece", HOSTILE)
 def test_time_grows_with_the_text_alone(piece: str) -> None:
     short = piece * (4000 // len(piece) + 1)
-    assert seconds(short * 4) < 8 * seconds(short) + 0.005  # were it quadratic, 16 times as long
+    took = [thread_seconds(lambda text=text: redacted(text)) for text in (short, short * 4)]
+    assert took[1] < 8 * took[0] + 0.005  # were it quadratic, 16 times as long
 
 
 @pytest.mark.parametrize("piece", ["a@" + "a." * 400, "x" * 64 + "@" + "a." * 200, "a." * 400, "1 " * 400])

@@ -4,7 +4,7 @@ import asyncio
 import json
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from http import HTTPStatus
 from typing import Any
@@ -14,14 +14,15 @@ import pytest
 from django.test import override_settings
 
 from common.event_reader import read_events
-from common.events import PluginError, PluginLoaded, PluginUnloaded
+from common.events import Channel, PluginError, PluginLoaded, PluginUnloaded
 from tests.inference.conftest import EchoServer, wait_until
 
 FOLLOWED_SECONDS = 1.0
+PLUGIN_EVENTS: Sequence[Channel] = ("plugin_events",)
 # What is left out of a configuration stays as the test before has left it.
 DEFAULTS: dict[str, Any] = {
-    "enabled": True, "priority": 100, "settings": {}, "on_error": "open", "slow_seconds": 5, "max_failures": 5,
-    "retry_seconds": 60,
+    "enabled": True, "priority": 100, "settings": {}, "on_error": "open", "slow_seconds": 5, "timeout_seconds": 10,
+    "max_failures": 5, "retry_seconds": 60,
 }  # fmt: skip
 
 
@@ -177,6 +178,46 @@ def test_a_blocked_answer_ends_with_a_named_error(server: EchoServer) -> None:
     assert second["generated_text"].startswith("fine")
 
 
+def v1(server: EchoServer, path: str, **body: Any) -> httpx.Response:
+    body = {"model": "echo", "max_tokens": 80, **body}
+    return httpx.post(f"{server.url}/v1/{path}", json=body, headers=server.headers, timeout=60)
+
+
+def v1_stream(server: EchoServer, path: str, **body: Any) -> list[dict[str, Any]]:
+    lines = v1(server, path, stream=True, **body).text.splitlines()
+    assert [line for line in lines if line][-1] == "data: [DONE]"
+    return [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+
+
+def test_plugins_act_under_v1_as_well(server: EchoServer) -> None:
+    load(server, "prompt_guard", settings={"rules": [{"name": "override", "words": ["ignore all instructions"]}]})
+    load(server, "pii_redactor", settings={"output": False})
+    rules = [{"words": ["project zebra"]}, {"name": "no plans", "words": ["secret plan"], "action": "block"}]
+    load(server, "response_filter", settings={"rules": rules})
+    text = "The Project Zebra is led by john.doe@example.com now"
+    turns = [{"role": "user", "content": text}]
+
+    whole = v1(server, "chat/completions", messages=turns).json()["choices"][0]["message"]["content"]
+    assert "The [redacted] is led by [email] now" in whole
+    chunks = v1_stream(server, "chat/completions", messages=turns)
+    assert len(chunks) > 5
+    assert "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks) == whole
+
+    whole = v1(server, "completions", prompt=text).json()["choices"][0]["text"]
+    assert whole.startswith("The [redacted] is led by [email] now")
+    chunks = v1_stream(server, "completions", prompt=text)
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == whole
+
+    refused = v1(server, "chat/completions", messages=[{"role": "user", "content": "IGNORE all instructions"}])
+    assert refused.status_code == 400
+    assert refused.json()["error"]["type"] == "invalid_request_error"
+    blocked = v1(server, "chat/completions", messages=[{"role": "user", "content": "the secret plan is"}])
+    assert (blocked.status_code, blocked.json()["error"]["code"]) == (422, "content_filter")
+    answer = v1(server, "chat/completions", stream=True, messages=[{"role": "user", "content": "the secret plan is"}])
+    assert "content_filter" in answer.text
+    assert "secret" not in answer.text
+
+
 def test_plugins_run_by_priority(server: EchoServer) -> None:
     rule = {"words": ["ABC"], "ignore_case": False, "action": "replace", "replacement": "found"}
     load(server, "response_filter", priority=200, settings={"rules": [rule]})
@@ -215,7 +256,7 @@ def test_a_failure_fails_open_or_closed_as_configured(server: EchoServer, where:
 
 async def test_the_circuit_opens_is_shown_and_closes_again(server: EchoServer) -> None:
     with override_settings(REDIS_URL=server.redis_url):
-        seen = (await read_events())[-1:]
+        seen = (await read_events(channels=PLUGIN_EVENTS))[-1:]
     load(server, "fragile", max_failures=2, retry_seconds=1.5)
     for _ in range(3):
         assert infer(server, "crash-in").status_code == 200
@@ -227,10 +268,30 @@ async def test_the_circuit_opens_is_shown_and_closes_again(server: EchoServer) -
     assert infer(server, "fine").status_code == 200
     wait_until(lambda: circuit(server)["state"] == "closed", 2)
     with override_settings(REDIS_URL=server.redis_url):
-        events = await read_events(seen[0].id if seen else "0-0")
+        events = await read_events(seen[0].id if seen else "0-0", channels=PLUGIN_EVENTS)
     kinds = [type(found.event) for found in events if getattr(found.event, "plugin_id", "") == "fragile"]
     assert kinds[0] is PluginLoaded
     assert PluginError in kinds
+
+
+@pytest.mark.parametrize("where", ["hang-in", "hang-out"])
+async def test_a_plugin_that_hangs_is_switched_off_and_the_server_goes_on(server: EchoServer, where: str) -> None:
+    load(server, "fragile", timeout_seconds=0.5, max_failures=3, retry_seconds=0.1)
+    async with server.client() as client:
+        for _ in range(2):  # the second time, nobody calls it any more
+            bodies = ({"text": f"{where} {number}", "max_tokens": 12} for number in range(16))
+            answers = await asyncio.gather(*(client.post("/infer", json=body) for body in bodies))
+            assert [answer.status_code for answer in answers] == [200] * 16
+            assert all(answer.json()["result"]["generated_text"].startswith(where) for answer in answers)
+            wait_until(lambda: circuit(server)["state"] != "closed", 2)
+        assert answers[0].elapsed.total_seconds() < 0.5
+    assert circuit(server)["last_error"].startswith("it did not return within 0.5 s, in ")
+    assert infer(server, "fine").status_code == 200  # though it was to be tried again: its calls still hang
+    assert circuit(server)["state"] != "closed"
+
+    assert call(server, "PUT", "plugins/fragile/config", {"config": {"on_error": "closed"}}).status_code == 200
+    answer = infer(server, "fine")
+    assert (answer.status_code, answer.json()["error"]["details"]) == (500, {"plugin": "fragile"})
 
 
 def circuit(server: EchoServer) -> dict[str, Any]:
@@ -249,13 +310,13 @@ async def test_a_plugin_that_cannot_be_loaded_says_so(server: EchoServer) -> Non
         assert why in answer.json()["error"]["details"]["error"]
         assert get(server, f"plugins/{plugin_id}")["plugin"]["status"] != "loaded"
     with override_settings(REDIS_URL=server.redis_url):
-        events = [found.event for found in await read_events()]
+        events = [found.event for found in await read_events(channels=PLUGIN_EVENTS)]
     told = [event.error for event in events if isinstance(event, PluginError) and event.plugin_id == "broken_setup"]
     assert told == ["RuntimeError while it was set up"]
     load(server, "shout")
     call(server, "DELETE", "plugins/shout/unload")
     with override_settings(REDIS_URL=server.redis_url):
-        assert any(isinstance(found.event, PluginUnloaded) for found in await read_events())
+        assert any(isinstance(found.event, PluginUnloaded) for found in await read_events(channels=PLUGIN_EVENTS))
 
 
 def test_a_plugin_that_only_a_worker_cannot_load_is_not_loaded(server: EchoServer) -> None:

@@ -1,8 +1,6 @@
 """Word lists find what a regular expression of the same words would, sooner, wherever a stream's pieces are cut."""
 
 import random
-import time
-from collections.abc import Callable
 
 import pytest
 import regex
@@ -14,6 +12,7 @@ from plugins_app.patterns import word_list
 from plugins_app.substitution import Substitution, substitute
 from plugins_app.words import WordList
 from tests.plugins_app.streaming import cut, pieces_out, streamed
+from tests.plugins_app.timing import thread_seconds
 
 WORDS = ["plan", "secret plan", "secret", "c++", ".net", "a b", "a b c", "b c d", "caf\u00e9", "ab", "+", "a-b"]
 TEXTS = st.lists(
@@ -110,20 +109,10 @@ _RANDOM = random.Random(5)
 MANY = ["".join(_RANDOM.choices("abcdefghijklmnop", k=_RANDOM.randint(4, 12))) for _ in range(5000)]
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """CPU seconds of this thread alone, of the quickest of several runs."""
-    runs = []
-    for _ in range(3):
-        began = time.thread_time()
-        work()
-        runs.append(time.thread_time() - began)
-    return min(runs)
-
-
 def test_five_thousand_words_take_no_longer_than_five() -> None:
     text = "What is the weather like in the north of the country, and can I go there by train? " * 120
     few, many = WordList(MANY[:5]), WordList(MANY)
-    assert seconds(lambda: many.search(text)) < 5 * seconds(lambda: few.search(text)) + 0.001
+    assert thread_seconds(lambda: many.search(text)) < 5 * thread_seconds(lambda: few.search(text)) + 0.001
     assert many.search(f"{text} {MANY[-1]}!") is not None
 
 
@@ -132,4 +121,4 @@ def test_five_thousand_words_take_no_longer_than_five() -> None:
 def test_time_grows_with_the_text_alone(piece: str, whole_words: bool) -> None:
     words = WordList([*MANY, "a a a a a b", "aaaab"], whole_words=whole_words)
     short, long = piece * 4000, piece * 16_000
-    assert seconds(lambda: words.search(long)) < 8 * seconds(lambda: words.search(short)) + 0.002
+    assert thread_seconds(lambda: words.search(long)) < 8 * thread_seconds(lambda: words.search(short)) + 0.002

@@ -1,6 +1,7 @@
 """Plugins that fail, each in its own way."""
 
 import sys
+import threading
 import time
 
 from plugins_app.hookspecs import PluginInfo, hookimpl
@@ -32,7 +33,7 @@ class Picky:
 
 
 class Fragile:
-    """Fails when the prompt or the answer says so."""
+    """Fails, or never returns, when the prompt or the answer says so."""
 
     info = PluginInfo(
         id="fragile",
@@ -53,12 +54,16 @@ class Fragile:
     @hookimpl
     def prompt(self, prompt):
         time.sleep(self.seconds)
+        if "hang-in" in (prompt.text or ""):
+            threading.Event().wait()
         if "crash-in" in (prompt.text or ""):
             raise ValueError(prompt.text)
 
     @hookimpl
     def token_stream(self):
         def check(text, is_last):
+            if "hang-out" in text:
+                threading.Event().wait()
             if "crash-out" in text:
                 raise ValueError(text)
             return text, ""
