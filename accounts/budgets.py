@@ -22,8 +22,8 @@ from common.redis_line import Script
 _SLACK_SECONDS = 60.0
 
 # KEYS: the budget, its due reservations, then the reservations.
-# ARGV: the budget's tokens, the window, the tokens of all reservations, the milliseconds until they are due, the tokens
-# of each.
+# ARGV: the budget's tokens, the window, the tokens of all reservations, the milliseconds until they are due, the least
+# that each can do with when there is too little for what they want ('0': they can't), the tokens of each.
 _RESERVE = """
 local time = redis.call('TIME')
 local now = tonumber(time[1])
@@ -38,18 +38,23 @@ for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now_ms)) do
 local held = redis.call('HMGET', KEYS[1], 'used', 'reserved', 'ends')
 local used, reserved = tonumber(held[1] or '0'), tonumber(held[2] or '0')
 local ends = held[3] or string.format('%d', now + tonumber(ARGV[2]))
-if used + tonumber(ARGV[3]) > tonumber(ARGV[1]) then return {0, used, reserved, tonumber(ends), now} end
+local left, most, least = tonumber(ARGV[1]) - used, tonumber(ARGV[1]), tonumber(ARGV[5])
+if tonumber(ARGV[3]) > left then
+    most = math.floor(left / (#KEYS - 2))
+    if least == 0 or most < least then return {0, used, reserved, tonumber(ends), now, 0} end
+end
 redis.call('HSET', KEYS[1], 'ends', ends)
-redis.call('HINCRBY', KEYS[1], 'reserved', ARGV[3])
-used = redis.call('HINCRBY', KEYS[1], 'used', ARGV[3])
 for i = 3, #KEYS do
+    local amount = string.format('%d', math.min(tonumber(ARGV[i + 3]), most))
     local place = ends .. ' ' .. KEYS[1] .. ' ' .. KEYS[2] .. ' ' .. ARGV[1]
-    redis.call('SET', KEYS[i], ARGV[i + 2] .. ' ' .. place, 'PX', ARGV[4])
-    redis.call('ZADD', KEYS[2], now_ms + tonumber(ARGV[4]), KEYS[i] .. ' ' .. ARGV[i + 2])
+    reserved = redis.call('HINCRBY', KEYS[1], 'reserved', amount)
+    used = redis.call('HINCRBY', KEYS[1], 'used', amount)
+    redis.call('SET', KEYS[i], amount .. ' ' .. place, 'PX', ARGV[4])
+    redis.call('ZADD', KEYS[2], now_ms + tonumber(ARGV[4]), KEYS[i] .. ' ' .. amount)
 end
 redis.call('EXPIREAT', KEYS[1], ends)
 redis.call('EXPIREAT', KEYS[2], ends)
-return {1, used, reserved + tonumber(ARGV[3]), tonumber(ends), now}
+return {1, used, reserved, tonumber(ends), now, most}
 """
 # KEYS: a reservation; ARGV: the tokens that it shall be. One of a window that has ended is charged nothing.
 _RAISE = """
@@ -91,13 +96,15 @@ _reserve, _settle = Script(_RESERVE), Script(_SETTLE)
 class Standing:
     """Where a key's budget stands. `used` includes `reserved`, which running requests may still take.
 
-    `reset`: Unix time, in seconds, at which the window ends; 0 when none has begun.
+    `reset`: Unix time, in seconds, at which the window ends; 0 when none has begun. `most`: what a request that has
+    just reserved got of what it wanted, at most.
     """
 
     limit: int
     used: int
     reserved: int
     reset: int
+    most: int = 0
 
     @property
     def remaining(self) -> int:
@@ -134,11 +141,14 @@ class BudgetExceeded(RateLimitExceeded):
         return {**super().headers, **self.standing.headers}
 
 
-async def reserve(key_id: int, budget: TokenBudget, tokens: Mapping[str, int], *, seconds: float) -> Standing:
+async def reserve(
+    key_id: int, budget: TokenBudget, tokens: Mapping[str, int], *, seconds: float, least: int = 0
+) -> Standing:
     """Reserve the most tokens that each request, by its id, can take; all of them or none.
 
-    `seconds`: how long the requests may run. Raises BudgetExceeded, InvalidInput for what can never fit, and redis'
-    RedisError.
+    `seconds`: how long the requests may run. `least`: when there are too few tokens left, each takes an equal share of
+    them (`most` of what is returned), if that is no less; 0: they don't. Raises BudgetExceeded, InvalidInput for what
+    can never fit, and redis' RedisError.
     """
     needed = sum(tokens.values())
     if needed > budget.tokens:
@@ -147,10 +157,10 @@ async def reserve(key_id: int, budget: TokenBudget, tokens: Mapping[str, int], *
         raise InvalidInput(message, field="max_tokens", details=details)
     names = [*_names(key_id), *map(_reservation, tokens)]
     due = int((seconds + _SLACK_SECONDS) * 1000)
-    arguments = (budget.tokens, budget.window, needed, due, *tokens.values())
+    arguments = (budget.tokens, budget.window, needed, due, least, *tokens.values())
     reply = await _reserve.run(redis_line(), names, arguments)
-    admitted, used, reserved, reset, now = (int(value) for value in reply)
-    standing = Standing(limit=budget.tokens, used=used, reserved=reserved, reset=reset)
+    admitted, used, reserved, reset, now, most = (int(value) for value in reply)
+    standing = Standing(limit=budget.tokens, used=used, reserved=reserved, reset=reset, most=most)
     if not admitted:
         metric_catalogue.RATE_LIMITED.add("token_budget", "authenticated")
         raise BudgetExceeded(standing, needed=needed, retry_after=max(reset - now, 1))

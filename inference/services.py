@@ -5,10 +5,11 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import msgspec
 from django.conf import settings
 
 from accounts import budgets
-from accounts.caller import Caller
+from accounts.caller import Caller, TokenBudget
 from common.direct_body import DirectBody
 from common.errors import ApiError, InvalidInput, ModelNotFound
 from common.passage import arrival
@@ -20,7 +21,7 @@ from inference.messages import Kind
 from inference.results import figures, result
 from inference.sse import EventStream, InferLines, Lines
 from inference.task_message import GOES_FIRST, STANDARD
-from inference.token_bound import most_tokens
+from inference.token_bound import held_to_bounds, least_tokens
 from models_mgmt.models import Model
 from models_mgmt.selectors import aresolve_model, forget_models
 
@@ -241,13 +242,13 @@ async def _submit(
             fills_context=prompt.fills_context,
             response_schema=prompt.response_schema,
             cache_salt="" if settings.SHARED_PREFIX_CACHE else _cache_owner(origin.caller),
-            most_tokens=most_tokens(prompt, model.context_length, budget, requests=len(prompts)) if budget else None,
         )
         for prompt in prompts
     ]
     ids = [request.request_id for request in requests]
     try:
-        budgeted = await _reserve(origin, requests, seconds)
+        if budget is not None:
+            requests = await _reserved(requests, budget, model, origin, seconds)
         return await road.submit(
             requests,
             request_id=origin.request_id,
@@ -256,7 +257,7 @@ async def _submit(
             seconds=seconds,
             user_id=origin.caller.user_id,
             key_id=origin.caller.key_id,
-            budgeted=budgeted,
+            budgeted=budget is not None,
             broker_priority=GOES_FIRST if goes_first else STANDARD,
         )
     except BaseException:  # above all a client that has gone meanwhile
@@ -265,15 +266,18 @@ async def _submit(
         raise
 
 
-async def _reserve(origin: Origin, requests: Sequence[Generate], seconds: float) -> bool:
-    """Reserve tokens of the key's budget; False when it has none."""
-    key_id, budget = origin.caller.key_id, origin.caller.budget
-    if key_id is None or budget is None:
-        return False
-    tokens = {request.request_id: request.most_tokens or 0 for request in requests}
-    standing = await budgets.reserve(key_id, budget, tokens, seconds=seconds)
+async def _reserved(
+    requests: list[Generate], budget: TokenBudget, model: Model, origin: Origin, seconds: float
+) -> list[Generate]:
+    """The requests, held to what was reserved of the key's budget for each."""
+    asked = held_to_bounds(requests, model.context_length, budget)
+    tokens = {request.request_id: request.most_tokens or 0 for request in asked}
+    key_id = origin.caller.key_id or 0
+    standing = await budgets.reserve(key_id, budget, tokens, seconds=seconds, least=least_tokens(requests))
     origin.headers.update(standing.headers)
-    return True
+    return [
+        msgspec.structs.replace(request, most_tokens=min(request.most_tokens or 0, standing.most)) for request in asked
+    ]
 
 
 def _cache_owner(caller: Caller) -> str:

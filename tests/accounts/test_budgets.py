@@ -65,6 +65,18 @@ async def test_a_batch_is_reserved_whole_or_not_at_all(clean_redis: str) -> None
     assert await used() == (500, 500)
 
 
+async def test_who_can_do_with_less_gets_equal_shares_of_what_is_left(clean_redis: str) -> None:
+    await budgets.reserve(KEY_ID, HOUR, {"a": 500}, seconds=10)
+    wanted = {"b": 400, "c": 150, "d": 400}
+    with pytest.raises(RateLimitExceeded):
+        await budgets.reserve(KEY_ID, HOUR, wanted, seconds=10, least=167)
+    standing = await budgets.reserve(KEY_ID, HOUR, wanted, seconds=10, least=100)
+    assert (standing.most, standing.used) == (166, 500 + 166 + 150 + 166)
+    await budgets.release(list(wanted))
+    assert await used() == (500, 500)
+    assert (await budgets.reserve(KEY_ID, HOUR, {"b": 500}, seconds=10, least=1)).used == 1000  # nobody needs to
+
+
 async def test_what_can_never_fit_is_bad_input(clean_redis: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         await budgets.reserve(KEY_ID, HOUR, {"a": 1001}, seconds=10)

@@ -15,11 +15,11 @@ import httpx
 import pytest
 from django.test import override_settings
 
-from accounts.caller import TokenBudget
 from accounts.models import ApiKey
 from common.redis import key as redis_key
 from common.redis import sync_redis
-from inference.openai_door.bodies import parse_chat
+from engine.messages import ChatTurn, Generate
+from engine.params import SamplingParams
 from inference.token_bound import TEMPLATE_TOKENS, TURN_TOKENS, most_tokens
 from tests.inference.conftest import EchoServer, wait_until
 from tests.running_server import running_server
@@ -178,26 +178,40 @@ def test_openais_clients_need_not_say_how_much(instant_server: EchoServer) -> No
     assert 500 < key.used()[0] <= 1000
 
 
-BODY = {"messages": [{"role": "user", "content": "12345"}]}
+def test_a_budget_serves_openais_clients_until_little_is_left(instant_server: EchoServer) -> None:
+    """The first request may take all of it, but takes little; the next ones can do with what is left."""
+    key = Key(instant_server, budget=TURN_TOKENS + TEMPLATE_TOKENS + 200)
+    body = {"messages": [{"role": "user", "content": "one"}], "stop": ["one"]}
+
+    def ask() -> httpx.Response:
+        return httpx.post(f"{instant_server.url}/v1/chat/completions", json=body, headers=key.headers, timeout=60)
+
+    for _ in range(10):
+        answer = ask()
+        assert answer.status_code == 200, answer.text
+    settled = 10 * answer.json()["usage"]["total_tokens"]
+    assert key.settles_at(settled)
+    key.post("infer", {"text": "a b", "max_tokens": 184 - settled})
+    assert ask().status_code == 429
+    assert key.settles_at(2 + 184)
 
 
 @pytest.mark.parametrize(
-    ("limits", "context", "tokens", "requests", "reserved"),
+    ("max_tokens", "context", "share", "reserved"),
     [
-        ({}, None, 100_000, 1, 5 + EXTRA + 2048),
-        ({}, 1000, 100_000, 1, 1000),
-        ({}, 128_000, 900, 1, 900),
-        ({}, None, 900, 3, 300),
-        ({}, None, 10, 1, 5 + EXTRA + 1),  # never fits
-        ({"max_tokens": 50}, None, 100_000, 1, 5 + EXTRA + 50),
-        ({"max_completion_tokens": 5000}, 128_000, 100_000, 1, 5 + EXTRA + 5000),
+        (None, None, 100_000, 5 + EXTRA + 2048),
+        (None, 1000, 100_000, 1000),
+        (None, 128_000, 900, 900),
+        (None, None, 10, 5 + EXTRA + 1),  # never fits
+        (50, None, 100_000, 5 + EXTRA + 50),
+        (5000, 128_000, 100_000, 5 + EXTRA + 5000),
+        (5000, 4096, 100_000, 4096),
     ],
 )
-def test_what_is_reserved(
-    limits: dict[str, int], context: int | None, tokens: int, requests: int, reserved: int
-) -> None:
-    (prompt,) = parse_chat({**BODY, **limits}).prompts
-    assert most_tokens(prompt, context, TokenBudget(tokens, 3600), requests=requests) == reserved
+def test_what_is_reserved(max_tokens: int | None, context: int | None, share: int, reserved: int) -> None:
+    params = SamplingParams(max_tokens=max_tokens or 2**31 - 1)
+    request = Generate("r", params, messages=(ChatTurn("user", "12345"),), fills_context=max_tokens is None)
+    assert most_tokens(request, context, share) == reserved
 
 
 def test_a_key_without_a_budget_has_no_budget_headers(server: EchoServer) -> None:
