@@ -15,8 +15,9 @@ from django.utils import timezone
 from accounts.api_key_format import digest_of, lookup_of
 from accounts.caller import Caller
 from accounts.freshness import current_mark, forget_mark
-from accounts.models import ApiKey
-from accounts.tokens import read_access_token
+from accounts.models import ApiKey, User
+from accounts.selectors import usable_keys
+from accounts.tokens import caller_of, read_access_token
 from common.short_memory import ShortMemory
 
 logger = logging.getLogger(__name__)
@@ -83,6 +84,17 @@ async def look_up(credential: str) -> Known | None:
         seconds = (known.ends_at - timezone.now()).total_seconds() if known.ends_at else None
         _callers.keep(_remembered_as(credential), (known.caller, mark), seconds=seconds)
     return known
+
+
+def caller_behind(*, user_id: int, key_id: int | None) -> Caller | None:
+    """Whoever a key or, without one, a user is now, for work that goes on after its request; None for one that opens
+    nothing any more."""
+    if key_id is None:
+        user = User.objects.filter(pk=user_id, is_active=True).first()
+        return caller_of(user) if user else None
+    usable = usable_keys(timezone.now()) & Q(owner__is_active=True)
+    key = ApiKey.objects.select_related("owner").filter(usable, pk=key_id).first()
+    return _caller_of(key, key.digest) if key else None
 
 
 def forget_callers() -> None:

@@ -25,6 +25,7 @@ Channel = Literal[
     "inference_events",
     "plugin_events",
     "model_events",
+    "job_events",
     "log_events",
 ]
 CHANNELS: tuple[Channel, ...] = get_args(Channel)
@@ -38,6 +39,7 @@ STREAM_LENGTHS: dict[Channel, int] = {
     "inference_events": 4_000,
     "plugin_events": 5_000,
     "model_events": 5_000,
+    "job_events": 5_000,
     "log_events": 2_000,
 }
 # For how long events can be replayed; completions for little longer than a reconnect takes.
@@ -210,6 +212,59 @@ class InferenceCancelled(InferenceEvent, frozen=True, kw_only=True, tag="inferen
 _QUOTING_CODES = ("INVALID_INPUT", "CONTENT_BLOCKED")
 
 
+# ---------------------------------------------------------------- jobs
+
+
+class JobEvent(Event, frozen=True, kw_only=True):
+    """A job as it is now. `state` is its state; the counts are of its items. `user_id` is whose it is, and is shown to
+    nobody."""
+
+    channel = "job_events"
+
+    job_id: str
+    kind: str
+    model: str
+    state: str
+    total: int
+    completed: int
+    failed: int
+    cancelled: int
+    user_id: int | None = None
+
+    def fields(self, *, is_own: bool = False) -> dict[str, Any]:
+        fields = super().fields(is_own=is_own)
+        fields.pop("user_id")
+        return fields
+
+
+class JobCreated(JobEvent, frozen=True, kw_only=True, tag="job_created"):
+    """It has been submitted. Of one whose input is a file, `total` is not known yet."""
+
+
+class JobProgress(JobEvent, frozen=True, kw_only=True, tag="job_progress"):
+    """Items of it have ended; told once a second at most."""
+
+
+class JobCompleted(JobEvent, frozen=True, kw_only=True, tag="job_completed"):
+    """Each of its items has ended, and one at least was not in vain."""
+
+
+class JobFailed(JobEvent, frozen=True, kw_only=True, tag="job_failed"):
+    """It was given up, or none of its items has succeeded."""
+
+
+class JobCancelled(JobEvent, frozen=True, kw_only=True, tag="job_cancelled"):
+    pass
+
+
+class JobExpired(JobEvent, frozen=True, kw_only=True, tag="job_expired"):
+    """Its time was over before all of its items had ended."""
+
+
+AnyJobEvent = JobCreated | JobProgress | JobCompleted | JobFailed | JobCancelled | JobExpired
+# What tells of one user's work, and is for that user and for administrators.
+OwnedEvent = InferenceEvent | JobEvent
+
 # ---------------------------------------------------------------- models
 
 
@@ -295,6 +350,12 @@ _KINDS = (
     InferenceCompleted,
     InferenceFailed,
     InferenceCancelled,
+    JobCreated,
+    JobProgress,
+    JobCompleted,
+    JobFailed,
+    JobCancelled,
+    JobExpired,
     ModelLoading,
     ModelLoaded,
     ModelUnloaded,
@@ -313,6 +374,12 @@ AnyEvent = (
     | InferenceCompleted
     | InferenceFailed
     | InferenceCancelled
+    | JobCreated
+    | JobProgress
+    | JobCompleted
+    | JobFailed
+    | JobCancelled
+    | JobExpired
     | ModelLoading
     | ModelLoaded
     | ModelUnloaded

@@ -47,6 +47,13 @@ TOKEN_GAP_SECONDS = Histogram(
 )
 BATCH_SIZE = Histogram("llama_gpu_batch_size", "Requests that share an engine's step.", _MODEL, BATCH_BOUNDS)
 
+# ---------------------------------------------------------------- jobs
+JOBS_SUBMITTED = Counter("llama_gpu_jobs_submitted_total", "Jobs that were taken.", ("kind",))
+JOBS_ENDED = Counter("llama_gpu_jobs_ended_total", "Jobs that have ended.", ("kind", "state"))
+JOB_ITEMS = Counter("llama_gpu_job_items_total", "Items of jobs that have got their results.", ("kind", "state"))
+JOB_RETRIES = Counter("llama_gpu_job_item_retries_total", "Items of jobs that were sent again.", ("kind", "code"))
+WEBHOOKS = Counter("llama_gpu_webhook_attempts_total", "Attempts to tell a webhook of a job's end.", ("result",))
+
 # ---------------------------------------------------------------- plugins
 PLUGIN_SECONDS = Counter("llama_gpu_plugin_seconds_total", "Time spent in a plugin's hooks.", ("plugin",))
 PLUGIN_CALLS = Counter("llama_gpu_plugin_calls_total", "Calls of a plugin's hooks.", ("plugin",))
@@ -61,6 +68,11 @@ COUNTERS = (
     PROMPT_TOKENS,
     CACHED_TOKENS,
     COMPLETION_TOKENS,
+    JOBS_SUBMITTED,
+    JOBS_ENDED,
+    JOB_ITEMS,
+    JOB_RETRIES,
+    WEBHOOKS,
     PLUGIN_SECONDS,
     PLUGIN_CALLS,
     PLUGIN_FAILURES,

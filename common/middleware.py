@@ -16,6 +16,7 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
 from common import errors, metric_catalogue
+from common.body_limits import body_limit
 from common.client_address import comes_from_trusted_proxy
 from common.cors import allow_origin, preflight
 from common.envelope import ErrorResponse
@@ -115,8 +116,8 @@ def _check(request: HttpRequest) -> None:
         raise errors.InvalidInput(
             "This API version is not supported.", field="X-API-Version", details={"supported": [*SUPPORTED_VERSIONS]}
         )
-    if _body_length(request) > settings.MAX_BODY_BYTES:
-        raise errors.PayloadTooLarge(details={"max_bytes": settings.MAX_BODY_BYTES})
+    if _body_length(request) > (limit := body_limit(request.path_info)):
+        raise errors.PayloadTooLarge(details={"max_bytes": limit})
 
 
 def _body_length(request: HttpRequest) -> int:

@@ -10,6 +10,7 @@ import msgspec
 
 from engine.params import SamplingParams
 
+BACKGROUND_PRIORITY = -1
 FinishReason = Literal["stop", "length", "cancelled"]
 
 
@@ -58,7 +59,8 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
     """Start one completion.
 
     Exactly one of `text` and `messages` is set. Unless `raw`, a model with a chat template gets `text` as a user turn.
-    `priority`: higher goes first among the waiting ones. `fills_context`: max_tokens gives way to what the prompt
+    `priority`: higher goes first among the waiting ones; BACKGROUND_PRIORITY gives way to all others, also while it
+    runs. `fills_context`: max_tokens gives way to what the prompt
     leaves of the context and of `most_tokens`, instead of being refused. `response_schema`: the JSON Schema, as text,
     that the completion is held to; empty: none. `stream`: whether `Delta` events are wanted; without it the engine
     sends only Accepted and the end. `cache_salt`: computed prompt beginnings are used again only among requests with

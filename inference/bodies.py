@@ -20,6 +20,8 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 MAX_ID_LENGTH = 128
 LEAST_TEMPERATURE = 0.1  # above greedy; the engine itself goes lower
+_ASYNC = "Answer at once with a job, which goes on by itself."
+_WEBHOOK = "Who is told when the job has ended; with `async` alone."
 _AT_PATH = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
 _NAMED_FIELD = re.compile(r"(?P<kind>unknown|required) field `(?P<name>.*)`$", re.DOTALL)
 
@@ -71,7 +73,8 @@ class InferBody(Input, kw_only=True, forbid_unknown_fields=True, rename={"run_as
     model: Annotated[str, Meta(description="Model identifier.")] = "default"
     stream: bool | UnsetType = UNSET
     timeout: Annotated[float, Meta(gt=0, description="Seconds until the request is given up.")] | UnsetType = UNSET
-    run_async: Annotated[bool, Meta(description="Not available yet.")] = False
+    run_async: Annotated[bool, Meta(description=_ASYNC)] = False
+    webhook_url: Annotated[str, Meta(description=_WEBHOOK)] | UnsetType = UNSET
 
 
 class BatchItem(Input, kw_only=True, forbid_unknown_fields=True):
@@ -86,7 +89,8 @@ class BatchBody(Parameters, kw_only=True, forbid_unknown_fields=True, rename={"r
     inputs: list[Any]
     model: Annotated[str, Meta(description="Model identifier.")] = "default"
     timeout: Annotated[float, Meta(gt=0, description="Seconds until the batch is given up.")] | UnsetType = UNSET
-    run_async: Annotated[bool, Meta(description="Not available yet.")] = False
+    run_async: Annotated[bool, Meta(description=_ASYNC)] = False
+    webhook_url: Annotated[str, Meta(description=_WEBHOOK)] | UnsetType = UNSET
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +111,14 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
-    """A checked body of `infer` or `stream_infer`. `seconds`: its time limit."""
+    """A checked body of `infer` or `stream_infer`. `seconds`: its time limit. `webhook_url`: "" for none."""
 
     model: str
     prompt: Prompt
     stream: bool | None
     seconds: float
+    run_async: bool = False
+    webhook_url: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,24 +128,26 @@ class BatchRequest:
     model: str
     items: list[tuple[str, Prompt | InvalidInput]]
     seconds: float
+    run_async: bool = False
+    webhook_url: str = ""
 
 
 def parse_infer(data: Any) -> InferRequest:
     """Raises InvalidInput."""
     body = convert(data, InferBody, "")
-    _refuse_async(body.run_async)
     return InferRequest(
         model=body.model,
         prompt=_prompt(body, body, ""),
         stream=None if body.stream is UNSET else body.stream,
         seconds=_seconds(body.timeout),
+        run_async=body.run_async,
+        webhook_url="" if body.webhook_url is UNSET else body.webhook_url,
     )
 
 
 def parse_batch(data: Any) -> BatchRequest:
     """Raises InvalidInput for a fault of the whole batch; one of an item is in its place in `items`."""
     body = convert(data, BatchBody, "")
-    _refuse_async(body.run_async)
     _sampling(body, body, "")
     count = len(body.inputs)
     if count == 0:
@@ -149,7 +157,13 @@ def parse_batch(data: Any) -> BatchRequest:
         raise InvalidInput("The batch has too many inputs.", field="inputs", details=details)
     ids = _item_ids(body.inputs)
     items = [(ids[index], _item(raw, body, f"inputs[{index}]")) for index, raw in enumerate(body.inputs)]
-    return BatchRequest(model=body.model, items=items, seconds=_seconds(body.timeout))
+    return BatchRequest(
+        model=body.model,
+        items=items,
+        seconds=_seconds(body.timeout),
+        run_async=body.run_async,
+        webhook_url="" if body.webhook_url is UNSET else body.webhook_url,
+    )
 
 
 def _item_ids(inputs: Sequence[Any]) -> list[str]:
@@ -255,15 +269,13 @@ def _seconds(timeout: float | UnsetType) -> float:
     return timeout
 
 
-def _refuse_async(asked: bool) -> None:
-    if asked:
-        raise InvalidInput("Asynchronous jobs are not available yet.", field="async")
+def convert(data: Any, kind: type[T], path: str, *, strict: bool = True) -> T:
+    """The body, or the part of it at `path`, as a Struct; unless `strict`, texts may be numbers.
 
-
-def convert(data: Any, kind: type[T], path: str) -> T:
-    """The body, or the part of it at `path`, as a Struct. Raises InvalidInput that names the field."""
+    Raises InvalidInput that names the field.
+    """
     try:
-        return msgspec.convert(data, kind, strict=True)
+        return msgspec.convert(data, kind, strict=strict)
     except msgspec.ValidationError as error:
         raise _named(str(error), path) from None
 

@@ -13,14 +13,14 @@ from accounts.caller import Caller, TokenBudget
 from common.direct_body import DirectBody
 from common.errors import ApiError, InvalidInput, ModelNotFound
 from common.passage import arrival
-from engine.messages import Finished, Generate
+from engine.messages import BACKGROUND_PRIORITY, Finished, Generate
 from inference.bodies import BatchRequest, InferRequest, Prompt
 from inference.calls import Call
 from inference.gateway import Gateway, gateway
 from inference.messages import Kind
 from inference.results import figures, result
 from inference.sse import EventStream, InferLines, Lines
-from inference.task_message import GOES_FIRST, STANDARD
+from inference.task_message import BACKGROUND, GOES_FIRST, STANDARD
 from inference.token_bound import held_to_bounds, least_tokens
 from models_mgmt.models import Model
 from models_mgmt.selectors import aresolve_model, forget_models
@@ -31,12 +31,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Whose request it is, under which id, and through which door. What the answer's headers must tell goes there."""
+    """Whose request it is, under which id, and through which door. What the answer's headers must tell goes there.
+
+    `background`: nobody waits for it; it gives way to all other requests and takes none of their places in the queue.
+    """
 
     caller: Caller
     request_id: str
     kind: Kind
     headers: dict[str, str]
+    background: bool = False
 
 
 async def with_model(name: str | None, work: Callable[[Model], Awaitable[T]]) -> T:
@@ -237,7 +241,7 @@ async def _submit(
             messages=prompt.messages,
             system=prompt.system,
             raw=prompt.raw or (model.type == Model.Type.BASE and prompt.messages is None),
-            priority=1 if goes_first else 0,
+            priority=BACKGROUND_PRIORITY if origin.background else 1 if goes_first else 0,
             stream=stream,
             fills_context=prompt.fills_context,
             response_schema=prompt.response_schema,
@@ -258,7 +262,7 @@ async def _submit(
             user_id=origin.caller.user_id,
             key_id=origin.caller.key_id,
             budgeted=budget is not None,
-            broker_priority=GOES_FIRST if goes_first else STANDARD,
+            broker_priority=BACKGROUND if origin.background else GOES_FIRST if goes_first else STANDARD,
         )
     except BaseException:  # above all a client that has gone meanwhile
         if budget is not None:

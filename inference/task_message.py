@@ -16,7 +16,7 @@ from inference.messages import Job
 
 TASK_NAME = "inference.tasks.generate"
 # On Celery's scale, where 0 is the highest.
-GOES_FIRST, STANDARD = 0, 3
+GOES_FIRST, STANDARD, BACKGROUND = 0, 3, 9
 _EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 _encode = msgspec.json.Encoder().encode
 

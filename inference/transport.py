@@ -17,7 +17,7 @@ from inference.keeping import keep, log
 from inference.lost import Lost
 from inference.messages import WORKER_LOST, Cancel, Frame, Job, decode_frame
 from inference.queue_limit import enter, leave_in
-from inference.task_message import GOES_FIRST, broker_list, task_message
+from inference.task_message import BACKGROUND, GOES_FIRST, broker_list, task_message
 from models_mgmt import deployments
 from models_mgmt.presence import WorkerReport, alive_workers
 
@@ -118,16 +118,21 @@ class RedisTransport:
     async def submit(self, queue: str, job: Job, priority: int, seconds: float) -> None:
         """Put a job into a device's queue, and its requests among the model's for `seconds`.
 
+        Those in the background are not counted there: whoever sends them bounds them, and they take nobody's place.
         Raises BackendUnavailable when the model's queue is full.
         """
+        message, target = task_message(job, queue=queue, priority=priority), broker_list(queue, priority)
+        if priority == BACKGROUND:
+            await self._line.execute("LPUSH", target, message)
+            return
         await enter(
             self._line,
             model_id=job.model_id,
             request_ids=[request.request_id for request in job.requests],
             goes_first=priority == GOES_FIRST,
             seconds=seconds,
-            broker_list=broker_list(queue, priority),
-            message=task_message(job, queue=queue, priority=priority),
+            broker_list=target,
+            message=message,
         )
 
     async def cancel(self, queue: str, model_id: str, cancel: Cancel, seconds: float) -> None:

@@ -5,7 +5,8 @@ command: about a tenth of a worker's time per request.
 
 Kombu's priorities are strict: while urgent work keeps coming, other work waits for ever. Here every fifth message
 that a worker takes is one of the lowest priority that waits, so that standard work has a fifth of the turns, however
-much premium work there is. The engine's waiting queue does the same.
+much premium work there is. The engine's waiting queue does the same. Work in the background is left out of this: it is
+taken when nothing else waits, but for every 25th message.
 """
 
 import threading
@@ -16,7 +17,8 @@ from kombu.transport import TRANSPORT_ALIASES
 
 # Of five messages taken while both wait, one is of the lowest priority.
 LOWER_PRIORITY_TURN = 5
-
+# Of twenty-five, one is of the background, whatever else waits.
+BACKGROUND_TURN = 25
 
 _Channel: Any = kombu.transport.redis.Channel
 
@@ -33,20 +35,27 @@ class Channel(_Channel):  # type: ignore[misc]  # kombu has no types
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         """Ask for the next message, whose list Redis finds by the order in which they are named."""
-        self._asking.lowest_first = self._turn == LOWER_PRIORITY_TURN - 1
+        self._asking.order = self._order()
         try:
             super()._brpop_start(timeout)
         finally:
-            self._asking.lowest_first = False
+            self._asking.order = None
 
     def _brpop_read(self, **options: Any) -> Any:
         taken = super()._brpop_read(**options)
-        self._turn = (self._turn + 1) % LOWER_PRIORITY_TURN
+        self._turn = (self._turn + 1) % BACKGROUND_TURN
         return taken
 
+    def _order(self) -> list[int]:
+        """The priorities in the order in which they are asked for now."""
+        *others, background = self.priority_steps
+        if self._turn % LOWER_PRIORITY_TURN == LOWER_PRIORITY_TURN - 1:
+            others.reverse()
+        return [background, *others] if self._turn == BACKGROUND_TURN - 1 else [*others, background]
+
     def _q_for_pri(self, queue: str, priority: int) -> str:
-        if getattr(self._asking, "lowest_first", False):
-            priority = self.priority_steps[-1 - self.priority_steps.index(priority)]
+        if (order := getattr(self._asking, "order", None)) is not None:
+            priority = order[self.priority_steps.index(priority)]
         name: str = super()._q_for_pri(queue, priority)
         return name
 

@@ -115,6 +115,7 @@ INSTALLED_APPS = [
     "plugins_app",
     "models_mgmt",
     "inference",
+    "jobs",
     "monitoring",
     "rest_framework",
     "drf_spectacular",
@@ -222,6 +223,7 @@ SPECTACULAR_SETTINGS = {
         {"name": name}
         for name in (
             "Inference",
+            "Jobs",
             "OpenAI-compatible",
             "Models",
             "Plugins",
@@ -306,6 +308,20 @@ LOAD_RETRY_SECONDS = read_float("LLAMA_GPU_LOAD_RETRY_SECONDS", 30.0, minimum=0)
 ENGINE_STALL_SECONDS = read_float("LLAMA_GPU_ENGINE_STALL_SECONDS", 120.0, minimum=0)
 ECHO_DELAY_SECONDS = read_float("LLAMA_GPU_ECHO_DELAY", 0.0, minimum=0)
 
+# ---------------------------------------------------------------- jobs
+MAX_JOB_ITEMS = read_int("LLAMA_GPU_MAX_JOB_ITEMS", 50_000, minimum=1)
+MAX_UPLOAD_BYTES = read_int("LLAMA_GPU_MAX_UPLOAD_BYTES", 100 * 1024 * 1024, minimum=1024)
+# Of one user's uploads together.
+MAX_STORED_BYTES = read_int("LLAMA_GPU_MAX_STORED_BYTES", 1024 * 1024 * 1024, minimum=1024)
+# Of one key, or of one user without a key, that have not ended.
+MAX_JOBS = read_int("LLAMA_GPU_MAX_JOBS", 20, minimum=1)
+# What has not ended after so long is given up.
+JOB_HOURS = read_float("LLAMA_GPU_JOB_HOURS", 24.0, minimum=0.01)
+KEEP_JOBS_DAYS = read_float("LLAMA_GPU_KEEP_JOBS_DAYS", 30.0, minimum=0)
+# Networks that webhooks may go to although they are not public.
+WEBHOOK_NETWORKS = read_networks("LLAMA_GPU_WEBHOOK_NETWORKS")
+WEBHOOK_TIMEOUT_SECONDS = 10.0
+
 # ---------------------------------------------------------------- monitoring
 SAMPLE_SECONDS = read_float("LLAMA_GPU_SAMPLE_SECONDS", 5.0, minimum=0.5, maximum=60)
 # The spans of time, in seconds, that figures of requests are added up for.
@@ -364,6 +380,7 @@ CELERY_BEAT_SCHEDULE = {
         "options": {"expires": PRUNE_SECONDS},
     },
     "pack": {"task": "monitoring.tasks.pack", "schedule": PACK_SECONDS, "options": {"expires": PACK_SECONDS}},
+    "jobs": {"task": "jobs.tasks.prune", "schedule": PRUNE_SECONDS, "options": {"expires": PRUNE_SECONDS}},
     "audit": {"task": "accounts.tasks.prune_audit", "schedule": PRUNE_SECONDS, "options": {"expires": PRUNE_SECONDS}},
 }
 CELERY_BROKER_TRANSPORT_OPTIONS = {

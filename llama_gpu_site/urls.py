@@ -12,6 +12,7 @@ api: list[URLPattern | URLResolver] = [
     path("", include("plugins_app.urls")),
     path("", include("models_mgmt.urls")),
     path("", include("inference.urls")),
+    path("", include("jobs.urls")),
     path("", include(monitoring_api)),
     path("docs", ApiDocs.as_view(), name="docs"),
     path("schema", ApiSchema.as_view(), name="schema"),

@@ -2,13 +2,14 @@
 
 Daphne hands everything an application sends to the transport at once, however slowly the client reads, so that one
 stalled stream can fill the memory. Here a `send` waits while the transport's buffer is above its high-water mark, and a
-client that takes nothing at all for a while is dropped. Request bodies over the limit are not stored: the application
-sees one byte more than it allows and answers 413 by itself.
+client that takes nothing at all for a while is dropped. Request bodies over their address's limit are not stored: the
+application sees one byte more than it allows and answers 413 by itself.
 """
 
 import asyncio
 import fcntl
 import functools
+import io
 import logging
 import socket
 import sys
@@ -16,7 +17,7 @@ import termios
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Any
+from typing import IO, Any
 
 import daphne.server
 import twisted.web.http
@@ -37,6 +38,9 @@ logger = logging.getLogger(__name__)
 # A client that goes on sending after this many times the limit is not waiting for our 413.
 _PATIENCE_WITH_BODIES = 16
 _BACKLOG = 1024
+# Twisted keeps bodies larger than about this in files; they are read in parts of this size.
+LARGE_BODY_BYTES = 128 * 1024
+LARGE_BODY = "llama_gpu.large_body"
 _OPEN = WebSocketProtocol.STATE_OPEN
 # Of a shutdown: for the hook, for responses to come to their end, for cancelled ones to clean up.
 SHUTDOWN_SECONDS = 3.0
@@ -78,7 +82,7 @@ class Flow:
 class BoundedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
     """A request that keeps no more of its body than the application takes."""
 
-    body_limit = 0
+    body_limit: Callable[[str], int]
     handover: Handover | None = None
     _received = 0
 
@@ -92,17 +96,60 @@ class BoundedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
             super().process()
 
     def handleContentChunk(self, data: bytes) -> None:  # noqa: N802 — Twisted's name
-        room = self.body_limit + 1 - self._received
+        limit = self._limit
+        room = limit + 1 - self._received
         self._received += len(data)
         if room > 0:
             super().handleContentChunk(data[:room])
-        elif self._received > _PATIENCE_WITH_BODIES * self.body_limit:
+        elif self._received > _PATIENCE_WITH_BODIES * limit:
             self.channel.loseConnection()
+
+    @property
+    def _limit(self) -> int:
+        """Of this request's body. Twisted tells a request its address only after the body."""
+        path = bytes(getattr(self.channel, "_path", b"") or b"").partition(b"?")[0]
+        return type(self).body_limit(path.decode("ascii", "replace"))
 
     def finish(self) -> None:
         if self.producer is not None:
             self.unregisterProducer()
         super().finish()
+
+
+class LargeBody(io.RawIOBase):
+    """The file that holds a request's body, in its place: Daphne, which would read it into memory whole, finds nothing
+    in it; the application reads it a bit at a time."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def read(self, size: int = -1) -> bytes:
+        return b""
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def before(self, receive: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
+        """`receive`, but with the body's messages where Daphne's own, empty one is."""
+        is_read = False
+
+        async def receive_body() -> Any:
+            nonlocal is_read
+            if is_read or self.closed:
+                return await receive()
+            chunk = self._file.read(LARGE_BODY_BYTES)
+            if len(chunk) < LARGE_BODY_BYTES:
+                is_read = True
+                await receive()  # that empty one
+            else:
+                await asyncio.sleep(0)  # others have their turn
+            return {"type": "http.request", "body": chunk, "more_body": not is_read}
+
+        return receive_body
 
 
 class ResponseBody:
@@ -165,7 +212,7 @@ class WebServer(daphne.server.Server):  # type: ignore[misc]  # daphne has no ty
         address: tuple[str, int] | None = None,
         listening_socket: socket.socket | None = None,
         slow_reader_seconds: float,
-        body_limit: int,
+        body_limit: Callable[[str], int],
         on_shutdown: Callable[[], Awaitable[None]] | None = None,
         handover: Handover | None = None,
         **options: Any,
@@ -183,6 +230,7 @@ class WebServer(daphne.server.Server):  # type: ignore[misc]  # daphne has no ty
         if address is not None:
             host = address[0].replace(":", r"\:")
             endpoints = [f"tcp:port={address[1]}:interface={host}:backlog={_BACKLOG}"]
+        application = self._with_large_bodies(application)
         super().__init__(application, endpoints=endpoints or ["adopted"], server_name="", **options)
         self.endpoints = endpoints
         self.ready_callable = self._adopt
@@ -200,10 +248,22 @@ class WebServer(daphne.server.Server):  # type: ignore[misc]  # daphne has no ty
 
     def create_application(self, protocol: Any, scope: dict[str, Any]) -> Any:
         if scope["type"] == "http":
+            if protocol._received > LARGE_BODY_BYTES:
+                scope[LARGE_BODY] = protocol.content = LargeBody(protocol.content)
             scope.setdefault("extensions", {})[EXTENSION] = ResponseBody(protocol, self.connections[protocol])
         else:
             scope.setdefault("extensions", {})[FRAMES] = FrameWriter(protocol, self.connections[protocol])
         return super().create_application(protocol, scope)
+
+    @staticmethod
+    def _with_large_bodies(application: Any) -> Any:
+        """Have the application read large bodies bit by bit."""
+
+        async def serve(scope: dict[str, Any], receive: Callable[[], Awaitable[Any]], send: Any) -> None:
+            body: LargeBody | None = scope.pop(LARGE_BODY, None)
+            await application(scope, receive if body is None else body.before(receive), send)
+
+        return serve
 
     async def handle_reply(self, protocol: Any, message: Mapping[str, Any]) -> None:
         """Hand on what the application sends, and wait while the client does not keep up."""
@@ -279,9 +339,9 @@ class WebServer(daphne.server.Server):  # type: ignore[misc]  # daphne has no ty
 class BoundedHTTPFactory(HTTPFactory):  # type: ignore[misc]  # daphne has no types
     """Makes connections whose requests are bounded."""
 
-    def __init__(self, server: WebServer, body_limit: int, handover: Handover | None) -> None:
+    def __init__(self, server: WebServer, body_limit: Callable[[str], int], handover: Handover | None) -> None:
         super().__init__(server)
-        attributes = {"body_limit": body_limit, "handover": handover}
+        attributes = {"body_limit": staticmethod(body_limit), "handover": handover}
         self._request_class = type("LimitedRequest", (BoundedRequest,), attributes)
 
     def buildProtocol(self, addr: Any) -> Any:  # noqa: N802 — Twisted's name

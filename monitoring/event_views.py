@@ -10,7 +10,7 @@ from accounts.caller import Caller
 from common.direct_frames import text_frame
 from common.envelope import timestamp
 from common.event_reader import Recorded, place_of
-from common.events import InferenceEvent
+from common.events import OwnedEvent
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
@@ -54,8 +54,8 @@ class News:
         self._views: dict[bool, View] = {}
 
     def is_for(self, caller: Caller) -> bool:
-        """Inference events are for those whose requests they tell of, and for administrators."""
-        return not isinstance(self.event, InferenceEvent) or caller.is_admin or self._is_own(caller)
+        """Events of requests and jobs are for those whose they are, and for administrators."""
+        return not isinstance(self.event, OwnedEvent) or caller.is_admin or self._is_own(caller)
 
     def view(self, caller: Caller) -> View:
         """What a caller sees whom it is for."""
@@ -66,7 +66,7 @@ class News:
 
     def _is_own(self, caller: Caller) -> bool:
         return (
-            isinstance(self.event, InferenceEvent)
+            isinstance(self.event, OwnedEvent)
             and self.event.user_id is not None
             and self.event.user_id == caller.user_id
         )

@@ -21,6 +21,7 @@ from accounts.caller import Permission
 from accounts.keys import create_api_key
 from accounts.models import User
 from inference.models import RequestRecord
+from tests.jobs.made import an_ended_job
 
 ObjectMaker = Callable[[User], dict[str, str]]
 
@@ -46,6 +47,10 @@ def a_request_of(user: User) -> dict[str, str]:
         request_id=f"req_of_{user.pk}", user=user, model="m", kind="infer", state="completed", created_at=timezone.now()
     )
     return {"request_id": record.request_id}
+
+
+def a_job_of(user: User) -> dict[str, str]:
+    return {"job_id": an_ended_job(user).pk}
 
 
 MATRIX: dict[str, Row] = {
@@ -77,6 +82,14 @@ MATRIX: dict[str, Row] = {
     "GET /v1/models/{model_id}": Row("read", objects=SHARED),
     "POST /v1/chat/completions": Row("write"),
     "POST /v1/completions": Row("write"),
+    # jobs
+    "GET /api/v1/jobs": Row("read"),
+    "POST /api/v1/jobs": Row("write"),
+    "GET /api/v1/jobs/{job_id}": Row("read", objects=a_job_of),
+    "DELETE /api/v1/jobs/{job_id}": Row("write", objects=a_job_of),
+    "GET /api/v1/jobs/{job_id}/results": Row("read", objects=a_job_of),
+    "GET /api/v1/jobs/{job_id}/events": Row("read", objects=a_job_of),
+    "GET /api/v1/webhooks/secret": Row("read"),
     # models
     "GET /api/v1/models": Row("read"),
     "POST /api/v1/models": Row("admin"),

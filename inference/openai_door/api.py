@@ -1,7 +1,5 @@
 """The doors that OpenAI's clients know: /v1/models, /v1/chat/completions, /v1/completions."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import msgspec
@@ -11,12 +9,11 @@ from rest_framework.request import Request
 
 from accounts.doors import Door
 from common.direct_body import direct_body
-from common.errors import InvalidInput
 from common.request_id import request_id
 from inference import services
 from inference.bodies import Prompt
 from inference.messages import Kind
-from inference.openai_door.answers import ChunkLines, Style, answer, model_body
+from inference.openai_door.answers import ChunkLines, Style, model_body
 from inference.openai_door.bodies import CompletionRequest, parse_chat, parse_completion
 from inference.openai_door.openapi import (
     OpenAISchema,
@@ -25,6 +22,7 @@ from inference.openai_door.openapi import (
     describe_model,
     describe_models,
 )
+from inference.openai_door.whole import complete, naming
 from inference.services import Origin
 from models_mgmt.models import Model
 from models_mgmt.selectors import aresolve_model, find_models
@@ -69,15 +67,11 @@ class CompletionDoor(Door):
 
     async def _complete(self, request: Request) -> HttpResponseBase:
         asked = self.parse(request.data)
-        prompts = asked.choices()
         origin = Origin(caller=self.caller, request_id=request_id.get(), kind=self.kind, headers=self.headers)
-        with _naming(asked):
-            if asked.stream:
-                return await self._stream(asked, prompts, origin)
-            model, ends = await services.complete(
-                model_name=asked.model, prompts=prompts, seconds=asked.seconds, origin=origin
-            )
-        return _json(answer(self.style, request_id=origin.request_id, model=model, ends=ends, n=asked.n))
+        if not asked.stream:
+            return _json(await complete(asked, origin))
+        with naming(asked):
+            return await self._stream(asked, asked.choices(), origin)
 
     async def _stream(self, asked: CompletionRequest, prompts: list[Prompt], origin: Origin) -> StreamingHttpResponse:
         def lines(model: Model) -> ChunkLines:
@@ -129,18 +123,6 @@ class Completions(CompletionDoor):
     async def post(self, request: Request) -> HttpResponseBase:
         """Go on with a text, whole or as a stream of chunks."""
         return await self._complete(request)
-
-
-@contextmanager
-def _naming(asked: CompletionRequest) -> Iterator[None]:
-    """Let an error name the field as the caller has called it."""
-    try:
-        yield
-    except InvalidInput as error:
-        field = error.details.get("field")
-        if isinstance(field, str):
-            error.details["field"] = asked.field_names.get(field, field)
-        raise
 
 
 def _json(body: dict[str, Any]) -> HttpResponse:

@@ -33,6 +33,7 @@ LOADED = ModelLoaded(
 
 def test_the_names_and_fields_are_those_of_the_api() -> None:
     inference = {"request_id", "model", "kind", "item", "user_id"}
+    job = {"job_id", "kind", "model", "state", "total", "completed", "failed", "cancelled", "user_id"}
     assert {
         name: (kind.channel, {field.name for field in msgspec.structs.fields(kind)})
         for name, kind in events.CATALOGUE.items()
@@ -117,6 +118,10 @@ def test_the_names_and_fields_are_those_of_the_api() -> None:
         ),
         "inference_failed": ("inference_events", inference | {"code", "error"}),
         "inference_cancelled": ("inference_events", inference | {"reason", "tokens_generated"}),
+        **{
+            f"job_{what}": ("job_events", job)
+            for what in ("created", "progress", "completed", "failed", "cancelled", "expired")
+        },
         "plugin_loaded": ("plugin_events", {"plugin_id", "load_time"}),
         "plugin_unloaded": ("plugin_events", {"plugin_id"}),
         "plugin_error": ("plugin_events", {"plugin_id", "error"}),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.messages import EngineConfig
+from engine.messages import BACKGROUND_PRIORITY, Delta, EngineConfig
 from engine.runtime.detokenizer import Detokenizer
 from engine.runtime.loop import MAX_FAILED_STEPS
 from tests.engine.conftest import Harness
@@ -14,6 +14,10 @@ def _echo(**config: object) -> Harness:
 
 def _order_of_ends(harness: Harness) -> list[str]:
     return [event.request_id for event in harness.events if type(event).__name__ == "Finished"]
+
+
+def _deltas(harness: Harness, request_id: str) -> list[Delta]:
+    return [event for event in harness.events if isinstance(event, Delta) and event.request_id == request_id]
 
 
 def test_a_new_request_joins_at_the_next_step() -> None:
@@ -48,6 +52,39 @@ def test_no_more_than_max_sequences_run_and_the_rest_wait() -> None:
     assert (harness.steps[-1].running, harness.steps[-1].waiting) == (3, 4)
     harness.run()
     assert len(_order_of_ends(harness)) == 7
+
+
+def test_the_background_rests_while_others_run_but_for_every_fifth_step() -> None:
+    harness = _echo()
+    background = harness.submit("b", max_tokens=100, priority=BACKGROUND_PRIORITY)
+    harness.step(10)
+    made = len(_deltas(harness, background))
+    other = harness.submit("o", max_tokens=20)
+    harness.step(20)
+    assert harness.finished(other).completion_tokens == 20
+    assert len(_deltas(harness, background)) - made <= 5
+    harness.run()
+    assert harness.finished(background).completion_tokens == 100
+
+
+def test_the_background_gives_its_place_to_whoever_would_find_none() -> None:
+    harness = _echo(max_sequences=2)
+    background = [harness.submit("b", max_tokens=60, priority=BACKGROUND_PRIORITY) for _ in range(4)]
+    harness.step(3)
+    others = [harness.submit("o", max_tokens=10) for _ in range(2)]
+    harness.step(11)
+    assert set(_order_of_ends(harness)) == set(others)
+    harness.run()
+    assert [harness.finished(one).completion_tokens for one in background] == [60] * 4
+
+
+def test_the_background_waits_until_nobody_else_does() -> None:
+    harness = _echo(max_sequences=1)
+    background = harness.submit("b", max_tokens=1, priority=BACKGROUND_PRIORITY)
+    others = [harness.submit("o", max_tokens=1, priority=number % 2) for number in range(12)]
+    harness.run()
+    assert _order_of_ends(harness)[-1] == background
+    assert set(_order_of_ends(harness)[:-1]) == set(others)
 
 
 def test_premium_goes_first_and_standard_gets_every_fifth_turn() -> None:

@@ -97,6 +97,6 @@ if __name__ == "__main__":
         Application(),
         listening_socket=socket.socket(fileno=int(descriptor)),
         slow_reader_seconds=float(seconds),
-        body_limit=int(limit),
+        body_limit=lambda path: int(limit),
         signal_handlers=True,
     ).run()

@@ -9,7 +9,7 @@ from django.conf import settings
 from engine.runtime import scheduler
 from llama_gpu_site import broker
 
-PREMIUM, STANDARD = 0, 3
+PREMIUM, STANDARD, BACKGROUND = 0, 3, 9
 
 
 @pytest.fixture
@@ -63,6 +63,16 @@ def test_a_turn_that_nobody_wants_goes_to_the_others(connection: kombu.Connectio
     assert [priority for priority, _ in take(connection, 12)] == [PREMIUM] * 12
     publish(connection, STANDARD, 12)
     assert [priority for priority, _ in take(connection, 12)] == [STANDARD] * 12
+
+
+@pytest.mark.usefixtures("queue")
+def test_the_background_is_taken_last_but_for_every_25th_message(connection: kombu.Connection) -> None:
+    publish(connection, BACKGROUND, 10)
+    publish(connection, STANDARD, 60)
+    publish(connection, PREMIUM, 200)
+    taken = [priority for priority, _ in take(connection, 100)]
+    assert [taken[begin : begin + 25].count(BACKGROUND) for begin in range(0, 100, 25)] == [1] * 4
+    assert taken.count(STANDARD) == 16  # its fifth, but for the turns of the background
 
 
 def test_broker_and_engine_give_the_same_share() -> None:

@@ -1,4 +1,5 @@
-"""`manage.py scheduler`: the clock of periodic work (Celery beat) and the maintenance queue's worker in one."""
+"""`manage.py scheduler`: the clock of periodic work (Celery beat), the maintenance queue's worker and the dispatcher of
+jobs in one."""
 
 from typing import Any
 
@@ -9,12 +10,13 @@ MAINTENANCE_THREADS = 2
 
 
 class Command(BaseCommand):
-    help = "Run periodic work. One per installation is enough."
+    help = "Run periodic work and jobs. One per installation is enough; a second one takes over when it ends."
     requires_system_checks: list[str] = []
 
     def handle(self, *args: Any, **options: Any) -> None:
         from celery.beat import EmbeddedService
 
+        from jobs.dispatcher_thread import DispatcherThread
         from llama_gpu_site.celery import app
         from llama_gpu_site.celery_worker import run_worker
         from monitoring.logs import keep_log
@@ -23,6 +25,8 @@ class Command(BaseCommand):
         settings.DATA_DIR.mkdir(parents=True, exist_ok=True)
         clock = EmbeddedService(app, thread=True, schedule_filename=str(settings.DATA_DIR / "schedule"))
         clock.start()
+        dispatcher = DispatcherThread()
+        dispatcher.start()
         try:
             run_worker(
                 name=f"scheduler@{settings.WORKER_HOST}",
@@ -30,4 +34,5 @@ class Command(BaseCommand):
                 threads=MAINTENANCE_THREADS,
             )
         finally:
+            dispatcher.stop()
             clock.stop()

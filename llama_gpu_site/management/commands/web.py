@@ -19,6 +19,7 @@ class Command(BaseCommand):
         parser.add_argument("--fd", type=int, help="a bound socket to listen on instead, inherited from the supervisor")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        from common.body_limits import body_limit
         from common.metrics import Flusher
         from inference.gateway import close_gateway
         from llama_gpu_site.asgi import application
@@ -38,7 +39,7 @@ class Command(BaseCommand):
             address=None if inherited else (settings.HOST, settings.PORT),
             listening_socket=inherited,
             slow_reader_seconds=settings.SLOW_READER_SECONDS,
-            body_limit=settings.MAX_BODY_BYTES,
+            body_limit=body_limit,
             on_shutdown=shut_down,
             handover=Handover(event_server().process_id, process_of_request),
             websocket_max_message_size=settings.MAX_SOCKET_MESSAGE_BYTES,
