@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from django.http import HttpRequest
 
@@ -10,6 +10,30 @@ from accounts.caller import Caller
 from accounts.models import AuditEntry, User
 from common.client_address import client_address
 from common.request_id import request_id
+
+# Everything that is noted, as docs/accounts.md has it.
+Action = Literal[
+    "user.created",
+    "user.updated",
+    "user.password_set",
+    "user.deleted",
+    "user.reinstated",
+    "key.created",
+    "key.updated",
+    "key.rotated",
+    "key.revoked",
+    "key.preset",
+    "session.began",
+    "session.ended",
+    "model.register",
+    "model.update",
+    "model.delete",
+    "model.load",
+    "model.unload",
+    "plugin.loaded",
+    "plugin.unloaded",
+    "plugin.updated",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +68,7 @@ def commanding(command: str) -> Actor:
 
 
 def record(
-    action: str,
+    action: Action,
     *,
     actor: Actor,
     target_type: str,

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from accounts import audit
 from accounts.api_key_format import digest_of, lookup_of, new_key, prefix_of
-from accounts.audit import SERVER, Actor
+from accounts.audit import SERVER, Action, Actor
 from accounts.caller import LEVELS, Caller, Permission, Tier, granted_by
 from accounts.freshness import announce_change
 from accounts.models import ApiKey, User
@@ -257,6 +257,6 @@ def _value(row: ApiKey, field: str) -> Any:
     return timestamp(value) if isinstance(value, datetime) else value
 
 
-def _record(action: str, row: ApiKey, actor: Actor, changes: dict[str, tuple[Any, Any]]) -> None:
+def _record(action: Action, row: ApiKey, actor: Actor, changes: dict[str, tuple[Any, Any]]) -> None:
     name = f"{row.name} ({row.prefix}) of {row.owner.username}"
     audit.record(action, actor=actor, target_type="key", target_id=row.pk, target_name=name, changes=changes)

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from accounts import audit, tokens
 from accounts.api_key_format import new_key
-from accounts.audit import SERVER, Actor
+from accounts.audit import SERVER, Action, Actor
 from accounts.caller import Caller
 from accounts.freshness import announce_change
 from accounts.keys import preset_api_key
@@ -98,7 +98,7 @@ def noting_a_new_password(*, user_id: int, actor: Actor) -> Iterator[None]:
             announce_change()
 
 
-def note_session(action: str, *, user: User, actor: Actor) -> None:
+def note_session(action: Action, *, user: User, actor: Actor) -> None:
     """Note that a session of the admin site began or ended."""
     _record(action, user, actor, {})
 
@@ -228,7 +228,7 @@ def _named(error: ValidationError) -> InvalidInput:
     return InvalidInput(messages[0], field="username" if field == "__all__" else field)
 
 
-def _record(action: str, user: User, actor: Actor, changes: dict[str, tuple[Any, Any]]) -> None:
+def _record(action: Action, user: User, actor: Actor, changes: dict[str, tuple[Any, Any]]) -> None:
     audit.record(
         action, actor=actor, target_type="user", target_id=user.username, target_name=user.username, changes=changes
     )

@@ -20,7 +20,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models.functions import Now
 
-from accounts.audit import SERVER, Actor, record
+from accounts.audit import SERVER, Action, Actor, record
 from common.byte_sizes import format_bytes
 from common.errors import ApiError, BackendUnavailable, InvalidInput, ModelLoadFailed, ModelNotFound, from_code
 from common.events import ModelLoaded, publish
@@ -433,7 +433,7 @@ def send(task: str, row: Deployment, *arguments: object) -> None:
         raise BackendUnavailable("The server's queue can't be reached; try again.", retry_after=1) from error
 
 
-def _note(action: str, model: Model, actor: Actor, rows: Iterable[Deployment]) -> None:
+def _note(action: Action, model: Model, actor: Actor, rows: Iterable[Deployment]) -> None:
     places = ", ".join(f"{row.host}/{row.device}" for row in rows)
     before, after = (None, places) if action == "model.load" else (places, None)
     record(

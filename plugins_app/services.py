@@ -14,7 +14,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from accounts import audit
-from accounts.audit import SERVER, Actor
+from accounts.audit import SERVER, Action, Actor
 from common.errors import InvalidInput, PluginLoadFailed
 from common.events import PluginError, PluginLoaded, PluginUnloaded, publish
 from plugins_app.followers import wait_for_workers
@@ -135,7 +135,7 @@ class _Change:
 
 
 def _save_and_see(
-    known: KnownPlugin, row: Plugin, config: Mapping[str, Any], state: Mapping[str, Any], action: str, actor: Actor
+    known: KnownPlugin, row: Plugin, config: Mapping[str, Any], state: Mapping[str, Any], action: Action, actor: Actor
 ) -> _Change:
     """Save a configuration and a state, and undo it if a worker can't load what is to be loaded.
 
@@ -157,7 +157,7 @@ def _save_and_see(
 
 
 def _save(
-    known: KnownPlugin, changes: Mapping[str, Any], action: str, actor: Actor, *, only_from: Mapping[str, Any] = _ANY
+    known: KnownPlugin, changes: Mapping[str, Any], action: Action, actor: Actor, *, only_from: Mapping[str, Any] = _ANY
 ) -> _Change:
     """Write these fields and no others: setting a plugin up takes time, in which somebody may change the rest.
 

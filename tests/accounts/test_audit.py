@@ -1,11 +1,14 @@
+import re
 from datetime import timedelta
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 from django.test import AsyncClient
 from django.utils import timezone
 from pytest_django import Settings
 
+from accounts.audit import Action
 from accounts.models import ApiKey, AuditEntry, Role
 from common.envelope import timestamp
 from tests.accounts.conftest import PASSWORD, bearer, make_key, make_user
@@ -148,3 +151,9 @@ async def test_a_bad_question_is_refused_by_field(client: AsyncClient, query: di
     answer = await client.get(AUDIT, query, headers=bearer(await make_key()))
     assert answer.status_code == 400
     assert answer.json()["error"]["details"]["field"] == next(iter(query))
+
+
+def test_the_docs_name_every_action() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "accounts.md").read_text()
+    table = page[page.index("| actions |") : page.index("## In a browser")]
+    assert set(re.findall(r"`(\w+\.\w+)`", table)) == set(get_args(Action))
