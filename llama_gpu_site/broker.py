@@ -17,7 +17,7 @@ from kombu.transport import TRANSPORT_ALIASES
 
 # Of five messages taken while both wait, one is of the lowest priority.
 LOWER_PRIORITY_TURN = 5
-# Of twenty-five, one is of the background, whatever else waits.
+# Of twenty-five, one is of the background, whatever else waits; it takes a turn of premium work, not of the lower one.
 BACKGROUND_TURN = 25
 
 _Channel: Any = kombu.transport.redis.Channel
@@ -51,7 +51,7 @@ class Channel(_Channel):  # type: ignore[misc]  # kombu has no types
         *others, background = self.priority_steps
         if self._turn % LOWER_PRIORITY_TURN == LOWER_PRIORITY_TURN - 1:
             others.reverse()
-        return [background, *others] if self._turn == BACKGROUND_TURN - 1 else [*others, background]
+        return [background, *others] if self._turn == BACKGROUND_TURN - 2 else [*others, background]
 
     def _q_for_pri(self, queue: str, priority: int) -> str:
         if (order := getattr(self._asking, "order", None)) is not None:
