@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV := .venv/bin
 
-.PHONY: help run test test-postgresql check bench clean
+.PHONY: help run test test-postgresql check bench screenshots clean
 .DEFAULT_GOAL := help
 
 help: ## Show these targets
@@ -27,6 +27,9 @@ check: ## Lint, types, import rules, missing migrations, templates
 
 bench: ## Measure engine and gateway; rows go to benchmarks/results/
 	@$(PYTHON) -m bootstrap run dev bench && $(VENV)/python -m benchmarks $(ARGS)
+
+screenshots: ## Take the pictures of the dashboard for docs/ anew
+	@$(PYTHON) -m bootstrap run dev && $(VENV)/python -m tests.browser.chromium && $(VENV)/python -m tests.browser.screenshots
 
 clean: ## Remove the environment and caches; the data folder stays
 	rm -rf .venv .cache build dist .hypothesis .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

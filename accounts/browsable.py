@@ -1,7 +1,7 @@
-"""The API as pages for a browser, for who is signed in to the admin site.
+"""The API as pages for a browser, and for the pages of the dashboard: with the session of who is signed in.
 
-Only a request that accepts HTML gets a page, and only such a one may come with the admin site's session instead of a
-credential: programs never do. A page's writes need its CSRF token.
+Only a request that accepts HTML gets a page. It, and a request with a CSRF token's header, may come with a session
+instead of a credential: programs never do, and pages of other sites can't. All writes need the token itself.
 """
 
 import inspect
@@ -30,8 +30,13 @@ def wants_page(request: HttpRequest | Request) -> bool:
     return MEDIA_TYPE in request.META.get("HTTP_ACCEPT", "")
 
 
+def may_bring_session(request: HttpRequest | Request) -> bool:
+    """Whether a cookie counts: a browser sends the header for no other site's page without asking us first."""
+    return wants_page(request) or settings.CSRF_HEADER_NAME in request.META
+
+
 def session_caller(request: HttpRequest) -> Caller | None:
-    """Who is signed in to the admin site; None for nobody. Raises PermissionDenied for a write without a CSRF token."""
+    """Who is signed in; None for nobody. Raises PermissionDenied for a write without a CSRF token."""
     key = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
     if key is None:
         return None

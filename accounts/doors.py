@@ -12,7 +12,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from accounts.browsable import page_of, session_caller, wants_page
+from accounts.browsable import may_bring_session, page_of, session_caller, wants_page
 from accounts.caller import Caller, Permission, granted_by
 from accounts.credentials import credential_of
 from accounts.guessing import identify_from
@@ -78,7 +78,7 @@ class Door(APIView):
         caller = None
         if credential and self.permission is not None:
             caller = await identify_from(counted_address(request), credential)
-        if credential is None and self.permission is not None and wants_page(request):
+        if credential is None and self.permission is not None and may_bring_session(request):
             caller = await sync_to_async(session_caller)(request._request)
         is_known = caller is not None
         if caller is None:

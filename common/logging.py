@@ -27,6 +27,7 @@ _COMPONENTS = {
     "celery": "task_queue",
     "kombu": "task_queue",
 }
+COMPONENTS = tuple(sorted(set(_COMPONENTS.values())))
 _SECRET = re.compile(
     r"(?P<kept>\blgpu_[A-Za-z0-9]+_|\bBearer\s+|://[^\s:/@]*:|\b(?:password|api_key|secret)['\"]?\s*[=:]\s*)"
     r"(?:[^\s@,;'\"]+(?=@)|[^\s@,;'\"]+)|\beyJ[\w-]+\.[\w-]+\.[\w-]+",

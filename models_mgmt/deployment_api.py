@@ -9,8 +9,11 @@ from accounts.audit import calling
 from accounts.doors import Door
 from common.byte_sizes import format_bytes
 from common.envelope import success
+from common.errors import BackendUnavailable, InsufficientMemory
 from models_mgmt import deployments
 from models_mgmt.deployment_serializers import (
+    FitBody,
+    FitResponse,
     LoadBody,
     LoadResponse,
     UnloadQuery,
@@ -19,6 +22,7 @@ from models_mgmt.deployment_serializers import (
     load_options,
     loaded_model_body,
     lost_worker_body,
+    placement_body,
     worker_body,
 )
 from models_mgmt.deployments import Requested
@@ -59,6 +63,28 @@ class LoadModel(Door):
         return Response(
             await _answer("Model loaded successfully" if asked.ids else "Model is already loaded", model, asked)
         )
+
+
+class FitModel(Door):
+    limit_group = "models"
+
+    @extend_schema(
+        operation_id="fit_model", tags=["Models"], parameters=[MODEL_ID], request=FitBody, responses=FitResponse
+    )
+    async def post(self, request: Request, model_id: str) -> Response:
+        """Whether a model would fit if it were loaded like this now, and where it would go.
+
+        Nothing is loaded. The parameters are those of a load.
+        """
+        body = FitBody.parse(request.data)
+        model = await sync_to_async(resolve_model)(model_id)
+        try:
+            placements = await sync_to_async(deployments.preview)(model, load_options(body))
+        except (InsufficientMemory, BackendUnavailable) as error:
+            refusal = {"code": error.code, "reason": error.message, "details": error.details}
+            return Response(success(fits=False, **refusal, placements=[]))
+        told = [placement_body(placement) for placement in placements]
+        return Response(success(fits=True, code=None, reason=None, details={}, placements=told))
 
 
 class UnloadModel(Door):

@@ -12,6 +12,7 @@ from models_mgmt.deployments import LoadOptions
 from models_mgmt.live import LiveModel
 from models_mgmt.memory_limit import MemoryLimit, parse_memory_limit
 from models_mgmt.models import Deployment, Model
+from models_mgmt.placement import Placement
 from models_mgmt.presence import DeploymentReport, LostWorker, WorkerReport
 
 QUANTIZATIONS = ("auto", "fp32", "bf16", "fp16", "int8", "int4")
@@ -64,6 +65,15 @@ class LoadBody(StrictSerializer):
         return attrs
 
 
+class FitBody(LoadBody):
+    """A load as it might be asked for."""
+
+    def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
+        fields = super().get_fields()
+        del fields["async"]
+        return fields
+
+
 class UnloadQuery(StrictSerializer):
     force = serializers.BooleanField(default=False, help_text="Fail what still runs instead of waiting for its end.")
     device = serializers.RegexField(DEVICE_PATTERN, default="", help_text="Only from there; else from everywhere.")
@@ -89,6 +99,26 @@ class LoadResponse(serializers.Serializer[Any]):
     success = serializers.BooleanField()
     message = serializers.CharField()
     model = LoadedModelBody()
+
+
+class PlacementBody(serializers.Serializer[Any]):
+    """An engine that a load would start."""
+
+    host = serializers.CharField()
+    device = serializers.CharField(help_text="Whose worker would own it.")
+    devices = serializers.ListField(child=serializers.CharField(), help_text="Where its layers would lie.")
+    needed = serializers.CharField(help_text="What it would take.")
+    needed_bytes = serializers.IntegerField()
+    evicts = serializers.ListField(child=serializers.CharField(), help_text="Models that would be unloaded for it.")
+
+
+class FitResponse(serializers.Serializer[Any]):
+    success = serializers.BooleanField()
+    fits = serializers.BooleanField()
+    code = serializers.CharField(allow_null=True, help_text="With what a load would be refused.")
+    reason = serializers.CharField(allow_null=True, help_text="Why it does not fit.")
+    details = serializers.DictField(help_text="Figures of the reason, such as what could be unloaded.")
+    placements = PlacementBody(many=True, help_text="Where it would go; none if it is loaded already.")
 
 
 class UnloadResponse(serializers.Serializer[Any]):
@@ -173,6 +203,16 @@ def load_options(body: dict[str, Any]) -> LoadOptions:
         context_length=body["context_length"],
         replicas=body["replicas"],
     )
+
+
+def placement_body(placement: Placement) -> dict[str, Any]:
+    return {
+        "host": placement.host,
+        "device": placement.device,
+        "devices": list(placement.devices),
+        **sized("needed", placement.needed_bytes),
+        "evicts": list(placement.evicts),
+    }
 
 
 def loaded_model_body(model: Model, rows: Sequence[Deployment], reports: Sequence[DeploymentReport]) -> dict[str, Any]:

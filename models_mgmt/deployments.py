@@ -109,7 +109,8 @@ def request_load(
         if missing:
             if options.origin != Origin.ASKED:
                 _refuse_if_failed_lately(model)
-            placed = _place(model, options, missing, rows=rows, held=held, alive=alive)
+            found = _placements(model, options, missing, rows=rows, held=held, alive=alive)
+            placed = [_want(model, options, placement) for placement in found]
             if options.origin == Origin.ASKED:
                 _note("model.load", model, actor, placed)
             held += placed
@@ -197,7 +198,20 @@ def _refuse_if_failed_lately(model: Model) -> None:
         raise error_of(failed)
 
 
-def _place(
+def preview(model: Model, options: LoadOptions) -> tuple[Placement, ...]:
+    """Where a load would put the model now; nothing is loaded. Raises what the load would be refused with at once.
+
+    Without placements: it is there already.
+    """
+    check_context(model, options.context_length)
+    alive = live_workers()
+    rows = list(Deployment.objects.select_related("model").order_by("pk"))
+    held = [row for row in rows if row.model_id == model.pk and row.is_wanted and _worker_of(row, alive) is not None]
+    missing = _missing(options, held)
+    return _placements(model, options, missing, rows=rows, held=held, alive=alive) if missing else ()
+
+
+def _placements(
     model: Model,
     options: LoadOptions,
     missing: int,
@@ -205,9 +219,8 @@ def _place(
     rows: Iterable[Deployment],
     held: Iterable[Deployment],
     alive: Sequence[WorkerReport],
-) -> list[Deployment]:
-    quantization = options.quantization or settings.ENGINE_QUANTIZATION
-    needs = Needs(model, quantization, options.context_length)
+) -> tuple[Placement, ...]:
+    needs = Needs(model, _quantization(options), options.context_length)
     asked = Asked(
         model_id=model.pk,
         needs=needs.wanted,
@@ -219,11 +232,14 @@ def _place(
         taken=frozenset(f"{row.host}/{device}" for row in held for device in row.devices),
         may_evict=settings.EVICT,
     )
-    placements = place(asked, fleet_facts(alive, rows=rows))
-    return [_want(model, options, quantization, placement) for placement in placements]
+    return place(asked, fleet_facts(alive, rows=rows))
 
 
-def _want(model: Model, options: LoadOptions, quantization: str, placement: Placement) -> Deployment:
+def _quantization(options: LoadOptions) -> str:
+    return options.quantization or settings.ENGINE_QUANTIZATION
+
+
+def _want(model: Model, options: LoadOptions, placement: Placement) -> Deployment:
     row, _ = Deployment.objects.update_or_create(
         model=model,
         host=placement.host,
@@ -232,7 +248,7 @@ def _want(model: Model, options: LoadOptions, quantization: str, placement: Plac
             "devices": list(placement.devices),
             "state": State.REQUESTED,
             "origin": options.origin,
-            "quantization": quantization,
+            "quantization": _quantization(options),
             "context_length": options.context_length,
             "max_memory_bytes": placement.cap_bytes,
             "evicts": list(placement.evicts),

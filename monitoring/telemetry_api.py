@@ -14,7 +14,7 @@ from accounts.doors import Door
 from common.envelope import success
 from common.errors import NotFound
 from monitoring import prometheus, timelines
-from monitoring.telemetry_serializers import RequestResponse
+from monitoring.telemetry_serializers import RequestResponse, RequestsQuery, RequestsResponse
 
 _TEXT = {(200, "text/plain"): OpenApiResponse(OpenApiTypes.STR, "Prometheus' text format, or OpenMetrics.")}
 
@@ -41,6 +41,22 @@ class PrometheusMetrics(Door):
         """Everything that is measured, for Prometheus."""
         page, content_type = await prometheus.exposition(request.headers.get("Accept", ""))
         return HttpResponse(page, content_type=content_type)
+
+
+class Requests(Door):
+    limit_group = "system"
+
+    @extend_schema(
+        operation_id="list_requests", tags=["System"], parameters=[RequestsQuery], responses=RequestsResponse
+    )
+    async def get(self, request: Request) -> Response:
+        """Ended requests, newest first: one's own, for administrators everybody's. No text of them is kept."""
+        query = RequestsQuery.parse(request.query_params.dict())
+        return Response(await sync_to_async(self._page)(query))
+
+    def _page(self, query: dict[str, Any]) -> dict[str, object]:
+        records, next_cursor = timelines.listed(query, self.caller)
+        return success(requests=[timelines.summarized(record) for record in records], next_cursor=next_cursor)
 
 
 class RequestTimeline(Door):

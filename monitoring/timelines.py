@@ -1,17 +1,30 @@
 """One request's way through the server, stage by stage, from what was recorded of it."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 from django.db.models import QuerySet
 
 from accounts.caller import Caller
 from common.envelope import timestamp
-from common.errors import NotFound
+from common.errors import NotFound, PermissionDenied
+from common.paging import page
 from inference.models import RequestRecord
 from inference.timeline import PREFILL, Stage, stages
 
 _DIGITS = 6
+# What a list's parameters are compared with.
+_FILTERS = {
+    "id": "request_id__startswith",
+    "model": "model",
+    "state": "state",
+    "kind": "kind",
+    "key": "key__prefix",
+    "error_code": "error_code",
+    "since": "created_at__gte",
+    "until": "created_at__lt",
+}
 
 
 def find(request_id: str, caller: Caller) -> list[RequestRecord]:
@@ -25,6 +38,40 @@ def find(request_id: str, caller: Caller) -> list[RequestRecord]:
         raise NotFound("No ended request of yours has this id.", details={"request_id": request_id})
     batch = records.filter(created_at=last.created_at).select_related("user", "key").order_by("item", "pk")
     return [record for record in batch if (record.user_id, record.key_id) == (last.user_id, last.key_id)]
+
+
+def listed(query: dict[str, Any], caller: Caller) -> tuple[list[RequestRecord], str | None]:
+    """A page of the ended requests that the caller may see, newest first; `query`: what RequestsQuery has parsed.
+
+    Raises PermissionDenied where somebody asks for another user's.
+    """
+    if (username := query.get("user")) not in {None, caller.username} and not caller.is_admin:
+        raise PermissionDenied("You can only list your own requests.")
+    wanted = {_FILTERS[name]: value for name, value in query.items() if name in _FILTERS}
+    if username is not None:
+        wanted["user__username"] = username
+    return page(_visible_to(caller).filter(**wanted).select_related("user", "key"), query, newest_first=True)
+
+
+def summarized(record: RequestRecord) -> dict[str, Any]:
+    """What the list tells of a request."""
+    return {
+        "request_id": record.request_id,
+        "item": record.item,
+        "kind": record.kind,
+        "model": record.model,
+        "user": record.user.username if record.user is not None else None,
+        "key": record.key.prefix if record.key is not None else None,
+        "state": record.state,
+        "finish_reason": record.finish_reason or None,
+        "error_code": record.error_code or None,
+        "prompt_tokens": record.prompt_tokens,
+        "tokens_generated": record.completion_tokens,
+        "time_to_first_token": _first_token(record, stages(record)),
+        "total_time": round(record.total_time, _DIGITS),
+        "submitted_at": timestamp(record.created_at),
+        "ended_at": timestamp(record.created_at + timedelta(seconds=record.total_time)),
+    }
 
 
 def described(records: Sequence[RequestRecord]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from accounts.caller import Permission
 from accounts.keys import create_api_key
 from accounts.models import User
 from inference.models import RequestRecord
+from monitoring import pages
 from tests.jobs.made import an_ended_job
 
 ObjectMaker = Callable[[User], dict[str, str]]
@@ -96,6 +97,7 @@ MATRIX: dict[str, Row] = {
     "GET /api/v1/models/{model_id}": Row("read", objects=SHARED),
     "PATCH /api/v1/models/{model_id}": Row("admin", objects=SHARED),
     "DELETE /api/v1/models/{model_id}": Row("admin", objects=SHARED),
+    "POST /api/v1/models/{model_id}/fit": Row("read", objects=SHARED),
     "POST /api/v1/models/{model_id}/load": Row("admin", objects=SHARED),
     "DELETE /api/v1/models/{model_id}/unload": Row("admin", objects=SHARED),
     "GET /api/v1/system/workers": Row("read"),
@@ -114,6 +116,7 @@ MATRIX: dict[str, Row] = {
     "GET /api/v1/docs": OPEN,
     "GET /api/v1/schema": OPEN,
     # monitoring
+    "GET /api/v1/requests": Row("read"),
     "GET /api/v1/requests/{request_id}": Row("read", objects=a_request_of),
     "GET /metrics": Row("read"),
     # health
@@ -123,4 +126,4 @@ MATRIX: dict[str, Row] = {
 }
 
 # Pages for browsers, outside the API and the admin site (which is tested address by address).
-PAGES = {"/", "/admin/login/"}
+PAGES = {"/", "/admin/login/", "/sign-in", "/sign-out"} | {f"/{page.address}" for page in pages.PAGES}

@@ -57,6 +57,24 @@ async def test_a_write_needs_the_csrf_token(browser: AsyncClient) -> None:
     assert (await AuditEntry.objects.aget(action="user.created")).credential == "session"
 
 
+async def test_the_dashboards_pages_bring_the_session_with_the_tokens_header(browser: AsyncClient) -> None:
+    request = RequestFactory().get("/")
+    token = get_token(request)
+    browser.cookies[settings.CSRF_COOKIE_NAME] = request.META["CSRF_COOKIE"]
+    read = await browser.get(USERS, headers={"X-CSRFToken": token})
+    assert (read.status_code, read["Content-Type"]) == (200, "application/json")
+    body = {"username": "eve"}
+    for wrong in (token[:-1] + ("a" if token[-1] != "a" else "b"), "anything"):
+        headers = {"X-CSRFToken": wrong}
+        assert (await browser.post(USERS, body, content_type="application/json", headers=headers)).status_code == 403
+    made = await browser.post(USERS, body, content_type="application/json", headers={"X-CSRFToken": token})
+    assert made.status_code == 201
+
+
+async def test_the_tokens_header_alone_opens_nothing(clean_redis: str) -> None:
+    assert (await AsyncClient().get(USERS, headers={"X-CSRFToken": "anything"})).status_code == 401
+
+
 async def test_a_session_ends_with_its_users_rights(browser: AsyncClient) -> None:
     await User.objects.aupdate(role=Role.VIEWER)
     assert (await browser.get(USERS, headers=BROWSER)).status_code == 403

@@ -91,12 +91,12 @@ def test_a_broken_request_costs_nobody_else_anything(
 def test_pages_and_their_files_are_served(client: httpx.Client) -> None:
     page = client.get("/api/v1/docs", headers={"Accept": "text/html"})
     assert "swagger-ui" in page.text
-    for path in ("/", "/admin/login/", "/static/monitoring/landing.css", "/static/llama_gpu_site/docs.js"):
+    for path in ("/sign-in", "/admin/login/", "/static/dashboard/dashboard.css", "/static/llama_gpu_site/docs.js"):
         assert client.get(path).status_code == 200
     assert client.get("/static/nothing.css").status_code == 404
     assert client.get("/static/../manage.py").status_code == 404
-    stale = client.get("/static/monitoring/landing.css")
-    fresh = client.get("/static/monitoring/landing.css", headers={"If-None-Match": stale.headers["ETag"]})
+    stale = client.get("/static/dashboard/dashboard.css")
+    fresh = client.get("/static/dashboard/dashboard.css", headers={"If-None-Match": stale.headers["ETag"]})
     assert (fresh.status_code, fresh.content) == (304, b"")
 
 

@@ -103,14 +103,6 @@ async def test_a_load_balancer_may_call_it_by_any_host_name(clean_redis: str) ->
     assert response.status_code == 200
 
 
-async def test_the_landing_page_leads_on() -> None:
-    response = await AsyncClient().get("/")
-    assert response.status_code == 200
-    for link in (b'"/api/v1/docs"', b'"/health"', b'"/admin/"'):
-        assert link in response.content
-    assert b"http://testserver/api/v1/infer" in response.content
-
-
 async def test_the_admin_site_opens() -> None:
     response = await AsyncClient().get("/admin/login/")
     assert response.status_code == 200
