@@ -45,8 +45,6 @@ STREAM_LENGTHS: dict[Channel, int] = {
 # For how long events can be replayed; completions for little longer than a reconnect takes.
 STREAM_SECONDS = 24 * 3600
 INFERENCE_STREAM_SECONDS = 600
-# The characters of a completion that its event carries; events are news, the whole text is in the request's answer.
-MAX_EVENT_TEXT = 8_192
 
 
 class Event(msgspec.Struct, frozen=True, tag_field="event", kw_only=True):
@@ -168,7 +166,8 @@ class InferenceCompleted(InferenceEvent, frozen=True, kw_only=True, tag="inferen
     """Times in seconds: the queue's from submission, the inference's from the first prefill step, the first token's
     from the request's arrival.
 
-    `generated_text` holds MAX_EVENT_TEXT characters at most. It is shown, with the figures, as `result`: to the one
+    `generated_text` holds settings.EVENT_TEXT_CHARACTERS at most: events are news, the whole text is in the request's
+    answer. It is shown, with the figures, as `result`: to the one
     whose request it was, and to nobody else.
     """
 
@@ -446,6 +445,13 @@ async def apublish(*events: AnyEvent) -> None:
         logger.warning("the event %s was not published: %s", _names(events), error)
     except Exception:
         logger.exception("the event %s was not published", _names(events))
+
+
+def forget_completions() -> None:
+    """Drop what can't be replayed any more of how requests went, whether or not new ones come. Raises RedisError."""
+    seconds, microseconds = sync_redis().time()
+    oldest = (seconds - INFERENCE_STREAM_SECONDS) * 1000 + microseconds // 1000
+    sync_redis().xtrim(stream_of("inference_events"), minid=oldest, approximate=False)
 
 
 def _keys_and_arguments(events: Iterable[AnyEvent]) -> tuple[list[str], list[str | int | bytes]]:

@@ -7,8 +7,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from django.conf import settings
+
 from common.events import (
-    MAX_EVENT_TEXT,
     AnyEvent,
     InferenceCancelled,
     InferenceCompleted,
@@ -97,6 +98,6 @@ def inference_event(entry: Running, event: RequestEvent, backend: str) -> AnyEve
         queue_time=round(entry.accept_time + event.queue_time, _DIGITS),
         time_to_first_token=round(job.door_time + entry.accept_time + event.time_to_first_token, _DIGITS),
         finish_reason=event.finish_reason,
-        generated_text=event.text[:MAX_EVENT_TEXT],
-        is_text_cut=len(event.text) > MAX_EVENT_TEXT,
+        generated_text=event.text[: settings.EVENT_TEXT_CHARACTERS],
+        is_text_cut=len(event.text) > settings.EVENT_TEXT_CHARACTERS,
     )

@@ -284,6 +284,7 @@ SHARED_PREFIX_CACHE = read_bool("LLAMA_GPU_SHARED_PREFIX_CACHE", default=False)
 # Of what watchers send: subscriptions, and the answers to pings.
 MAX_SOCKET_MESSAGE_BYTES = 64 * 1024
 MAX_WATCHERS = read_int("LLAMA_GPU_MAX_WATCHERS", 2000, minimum=1)
+EVENT_TEXT_CHARACTERS = read_int("LLAMA_GPU_EVENT_TEXT_CHARACTERS", 8192, minimum=0, maximum=65_536)
 SSE_KEEP_ALIVE_SECONDS = read_float("LLAMA_GPU_SSE_KEEP_ALIVE", 10.0, minimum=0.1)
 SLOW_READER_SECONDS = read_float("LLAMA_GPU_SLOW_READER_SECONDS", 30.0, minimum=0.1)
 STREAM_BUFFER_EVENTS = read_int("LLAMA_GPU_STREAM_BUFFER_EVENTS", 4096, minimum=16)
@@ -334,6 +335,7 @@ KEEP_RECORDS_DAYS = read_float("LLAMA_GPU_KEEP_RECORDS_DAYS", 90.0, minimum=0)
 KEEP_LOGS_DAYS = read_float("LLAMA_GPU_KEEP_LOGS_DAYS", 7.0, minimum=0)
 PRUNE_SECONDS = 600.0
 PACK_SECONDS = 120.0
+FORGET_SECONDS = 30.0
 # Who may read /metrics: callers with this permission, everybody (`open`), or nobody (`off`).
 METRICS_ACCESS = read_str("LLAMA_GPU_METRICS_ACCESS", "read", choices=("read", "admin", "open", "off"))
 # Where traces are sent to, by OTLP over HTTP; empty: nowhere.
@@ -378,6 +380,11 @@ CELERY_BEAT_SCHEDULE = {
         "task": "monitoring.tasks.prune",
         "schedule": PRUNE_SECONDS,
         "options": {"expires": PRUNE_SECONDS},
+    },
+    "completions": {
+        "task": "monitoring.tasks.forget_completions",
+        "schedule": FORGET_SECONDS,
+        "options": {"expires": FORGET_SECONDS},
     },
     "pack": {"task": "monitoring.tasks.pack", "schedule": PACK_SECONDS, "options": {"expires": PACK_SECONDS}},
     "jobs": {"task": "jobs.tasks.prune", "schedule": PRUNE_SECONDS, "options": {"expires": PRUNE_SECONDS}},

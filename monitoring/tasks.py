@@ -2,6 +2,7 @@
 
 from celery import shared_task
 
+from common import events
 from common.redis import sync_redis
 from monitoring import packing, retention
 
@@ -15,3 +16,8 @@ def prune() -> None:
 def pack() -> None:
     seconds, _ = sync_redis().time()
     packing.pack(float(seconds))
+
+
+@shared_task(name="monitoring.tasks.forget_completions", ignore_result=True)  # type: ignore[untyped-decorator]
+def forget_completions() -> None:
+    events.forget_completions()

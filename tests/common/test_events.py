@@ -24,6 +24,7 @@ from common.events import (
     publish,
 )
 from common.redis import key, new_redis_line, sync_redis
+from monitoring import tasks
 
 LOADING = ModelLoading(model="tiny", host="a", device="cpu", progress=0.5, stage="read")
 LOADED = ModelLoaded(
@@ -190,6 +191,17 @@ async def test_old_events_are_forgotten(clean_redis: str, monkeypatch: pytest.Mo
     publish(PluginError(plugin_id="filter", error="No."), LOADED)
     assert [recorded.event.name for recorded in await read_events()] == ["model_loaded", "plugin_error", "model_loaded"]
     assert 0 < sync_redis().ttl(key("events", "model_events")) <= 1
+
+
+def test_completions_are_swept_though_no_request_comes(clean_redis: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = InferenceFailed(request_id="r", item=0, model="m", kind="infer", user_id=1, code="C", error="No.")
+    publish(told, LOADED)
+    tasks.forget_completions()
+    assert sync_redis().xlen(events.stream_of("inference_events")) == 1
+    monkeypatch.setattr(events, "INFERENCE_STREAM_SECONDS", -1)
+    tasks.forget_completions()
+    assert sync_redis().xlen(events.stream_of("inference_events")) == 0
+    assert sync_redis().xlen(events.stream_of("model_events")) == 1
 
 
 async def test_events_of_a_channel_dont_push_out_those_of_another(clean_redis: str) -> None:

@@ -1,7 +1,8 @@
 import msgspec
+from pytest_django import Settings
 
 from common.event_reader import read_events
-from common.events import MAX_EVENT_TEXT, InferenceCancelled, InferenceCompleted, InferenceFailed, InferenceStarted
+from common.events import InferenceCancelled, InferenceCompleted, InferenceFailed, InferenceStarted
 from engine.messages import Accepted, Delta, Failed, Finished, Generate
 from engine.params import SamplingParams
 from inference.event_publisher import EventPublisher, inference_event
@@ -47,8 +48,16 @@ def test_an_end_is_told_with_the_figures_of_the_answer() -> None:
     )
 
 
-def test_a_long_text_is_cut_and_says_so() -> None:
-    whole, cut = "x" * MAX_EVENT_TEXT, "x" * (MAX_EVENT_TEXT + 1)
+def test_a_setting_keeps_texts_out_of_events(settings: Settings) -> None:
+    settings.EVENT_TEXT_CHARACTERS = 0
+    told = inference_event(entry(), END, "cpu")
+    assert isinstance(told, InferenceCompleted)
+    assert (told.generated_text, told.is_text_cut, told.tokens_generated) == ("", True, 3)
+
+
+def test_a_long_text_is_cut_and_says_so(settings: Settings) -> None:
+    most = settings.EVENT_TEXT_CHARACTERS
+    whole, cut = "x" * most, "x" * (most + 1)
     for text, is_cut in ((whole, False), (cut, True)):
         told = inference_event(entry(), msgspec.structs.replace(END, text=text), "cpu")
         assert isinstance(told, InferenceCompleted)
