@@ -171,7 +171,7 @@ def fill() -> None:
     while packed := pack(time.time()):
         hours += packed
     seconds = time.perf_counter() - begun
-    print(f"{connection.vendor}: {counted:,} requests counted, {hours} hours packed in {seconds:.1f} s", flush=True)
+    print(f"{connection.vendor}: {counted:,} requests counted, {hours} hours kept ready in {seconds:.1f} s", flush=True)
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE")
 

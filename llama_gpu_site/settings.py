@@ -328,13 +328,15 @@ SAMPLE_SECONDS = read_float("LLAMA_GPU_SAMPLE_SECONDS", 5.0, minimum=0.5, maximu
 # The spans of time, in seconds, that figures of requests are added up for.
 METRICS_GRANULARITIES = {"1m": 60, "5m": 300, "15m": 900, "1h": 3600}
 METRICS_TIMEFRAMES = {"1h": 3600, "6h": 6 * 3600, "24h": 24 * 3600, "7d": 7 * 24 * 3600}
+# For so long the answers of finished hours are kept ready.
+PACKED_SECONDS = max(METRICS_TIMEFRAMES.values())
 # How long things are kept; 0: for good.
 KEEP_SAMPLES_HOURS = read_float("LLAMA_GPU_KEEP_SAMPLES_HOURS", 24.0, minimum=0)
 KEEP_METRICS_DAYS = read_float("LLAMA_GPU_KEEP_METRICS_DAYS", 90.0, minimum=0)
 KEEP_RECORDS_DAYS = read_float("LLAMA_GPU_KEEP_RECORDS_DAYS", 90.0, minimum=0)
 KEEP_LOGS_DAYS = read_float("LLAMA_GPU_KEEP_LOGS_DAYS", 7.0, minimum=0)
 PRUNE_SECONDS = 600.0
-PACK_SECONDS = 120.0
+PACK_SECONDS = 60.0
 FORGET_SECONDS = 30.0
 # Who may read /metrics: callers with this permission, everybody (`open`), or nobody (`off`).
 METRICS_ACCESS = read_str("LLAMA_GPU_METRICS_ACCESS", "read", choices=("read", "admin", "open", "off"))

@@ -73,9 +73,9 @@ def requests_by(seconds: int) -> Source:
             starts,
             requests,
             [per_minute(number, seconds) for number in requests],
-            _ratios(failed, requests, 4),
-            _ratios(total_time, completed, 4),
-            _ratios(first_token_time, completed, 4),
+            ratios(failed, requests, 4),
+            ratios(total_time, completed, 4),
+            ratios(first_token_time, completed, 4),
             [per_second(number, seconds) for number in tokens],
             *spread,
             tokens,
@@ -92,7 +92,7 @@ def per_second(tokens: int, seconds: float) -> float:
     return round(tokens / seconds, 2)
 
 
-def _ratios(parts: Sequence[float], wholes: Sequence[float], digits: int) -> list[Figure]:
+def ratios(parts: Sequence[float], wholes: Sequence[float], digits: int) -> list[Figure]:
     """None where there is nothing to divide by."""
     return [round(part / whole, digits) if whole else None for part, whole in zip(parts, wholes, strict=True)]
 
@@ -110,7 +110,7 @@ def _percents(parts: Sequence[int], wholes: Sequence[int]) -> list[Figure]:
 def _queues(columns: Columns) -> Columns:
     """Minute, how many readings, their sum, the most, their mean."""
     _, readings, waiting, _ = columns
-    return [*columns, _ratios(waiting, readings, 1)]
+    return [*columns, ratios(waiting, readings, 1)]
 
 
 SOURCES: dict[Kind, Source] = {

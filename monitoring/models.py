@@ -113,21 +113,26 @@ class PackedHour(models.Model):
 
 
 class PackedFigures(models.Model):
-    """The figures of an hour's minutes, of one host, one model's requests or one model's queue, to be read at once.
-
-    `figures`: msgpack, the columns of `monitoring.packing`.
+    """A part of the answer that an hour gives in steps of `seconds`: of the hosts, of a model (or all, if `model` is
+    empty), or of a model that was idle then. `figures`: JSON, an `answers.Part`.
     """
 
+    class Part(models.TextChoices):
+        HOSTS = "hosts"
+        MODEL = "model"
+        IDLE = "idle"
+
     hour = models.PositiveIntegerField()
-    kind = models.CharField(max_length=16)
-    owner = models.CharField(max_length=200, blank=True, help_text="A host or a model; empty: all models.")
+    seconds = models.PositiveIntegerField()
+    part = models.CharField(max_length=8, choices=Part.choices)
+    model = models.CharField(max_length=200, blank=True)
     figures = models.BinaryField()
 
     class Meta:
-        constraints = (models.UniqueConstraint(fields=("hour", "kind", "owner"), name="one_pack"),)
+        constraints = (models.UniqueConstraint(fields=("seconds", "hour", "part", "model"), name="one_pack"),)
 
     def __str__(self) -> str:
-        return f"{self.kind} of {self.owner or 'all'} in hour {self.hour}"
+        return f"{self.part} {self.model} in hour {self.hour} by {self.seconds} s"
 
 
 class LogEntry(models.Model):

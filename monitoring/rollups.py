@@ -11,7 +11,7 @@ from django.db import transaction
 from inference.models import RequestRecord
 from monitoring.distribution import Distribution
 from monitoring.models import RequestBucket
-from monitoring.packing import unpack, unpack_all
+from monitoring.packed_hours import unpack, unpack_all
 
 State = RequestRecord.State
 ALL_MODELS = ""

@@ -24,7 +24,7 @@ from monitoring.gpus import Gpu, GpuReader, mean_minute
 from monitoring.hosts import HostFigures, HostReader
 from monitoring.lease import Lease
 from monitoring.models import HostMinute, HostSample, QueueMinute
-from monitoring.packing import unpack
+from monitoring.packed_hours import unpack
 from monitoring.queues import waiting_by_model
 from monitoring.rollups import ALL_MODELS
 from monitoring.selectors import Lately, lately

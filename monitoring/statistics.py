@@ -1,8 +1,6 @@
 """The installation over time: figures of hosts, GPUs, requests and queues in aligned buckets."""
 
-import contextlib
-import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
@@ -11,16 +9,18 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 from django.conf import settings
 
-from monitoring.columns import REQUEST_SERIES, Columns, per_minute, per_second, requests_by
+from monitoring.columns import REQUEST_SERIES, SOURCES, Columns, per_minute, per_second, ratios, requests_by
 from monitoring.gpus import Figure, GpuMinute, mean_of
-from monitoring.packing import HOUR, read
-from monitoring.rollups import ALL_MODELS
+from monitoring.packed_hours import HOUR
 
 Series = list[Figure]
+AnySeries = Series | list[Series | None]
 _MINUTE = 60
 # A rate over a bucket that has just begun says little; it is taken over a tenth of the bucket at least.
 _LEAST_SHARE = 0.1
 _GPUS = 5  # the column of a host
+_NO_REQUESTS: Columns = [[] for _ in ("start", *REQUEST_SERIES, "tokens")]
+_NO_QUEUE: Columns = [[] for _ in range(5)]
 T = TypeVar("T")
 
 
@@ -46,13 +46,10 @@ class Buckets:
     def timestamps(self) -> list[str]:
         """Where the buckets begin. They all begin at the same times of their hours."""
         times = [(f"{second // 60:02}:{second % 60:02}Z", second) for second in range(0, HOUR, self.seconds)]
-        hours = ((hour, datetime.fromtimestamp(hour, UTC)) for hour in range(self.first // HOUR * HOUR, self.end, HOUR))
-        return [
-            f"{moment:%Y-%m-%dT%H}:{time}"
-            for hour, moment in hours
-            for time, second in times
-            if self.first <= hour + second < self.end
-        ]
+        first, end = self.first, self.end
+        hours = range(first // HOUR * HOUR, end, HOUR)
+        begins = [(hour, f"{datetime.fromtimestamp(hour, UTC):%Y-%m-%dT%H}:") for hour in hours]
+        return [begin + time for hour, begin in begins for time, second in times if first <= hour + second < end]
 
     def elapsed(self) -> float:
         """How many seconds of the running bucket have passed."""
@@ -76,44 +73,24 @@ class Buckets:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class Metrics:
-    """Every series is as long as `timestamps`; None where there was nothing to measure.
-
-    `gpus` names the columns of the GPUs' series, as (host, id).
-    """
-
-    timestamps: list[str]
-    series: dict[str, Series | list[Series | None]]
-    gpus: list[tuple[str, int]]
+def figures(buckets: Buckets, model: str) -> tuple[dict[str, AnySeries], list[tuple[str, int]]]:
+    """Every series of an answer, from the minutes; None where there was nothing to measure. With them, whose columns
+    the GPUs' series have, as (host, id)."""
+    hosts = Hosts(buckets)
+    return {**model_series(buckets, model, hosts.was_up()), **hosts.series()}, hosts.gpus()
 
 
-def metrics(*, timeframe: str, granularity: str, model: str | None, now: float) -> Metrics:
-    """The last `timeframe` in steps of `granularity`; with `model`, the requests and the queue of that one alone."""
-    with _without_collection():
-        return _metrics(Buckets.until(now, timeframe, granularity), model or ALL_MODELS)
+def model_series(buckets: Buckets, model: str, was_up: Sequence[int]) -> dict[str, AnySeries]:
+    """The requests and the queue of a model. `was_up`: where nobody asked for anything, unless they did."""
+    source = SOURCES["requests"] if buckets.seconds == _MINUTE else requests_by(buckets.seconds)
+    requests = source.read(first=buckets.first, end=buckets.end, owner=model).get(model)
+    queue = SOURCES["queues"].read(first=buckets.first, end=buckets.end, owner=model).get(model)
+    return {**_requests(buckets, requests or _NO_REQUESTS, was_up), **_queue(buckets, queue or _NO_QUEUE)}
 
 
-def _metrics(buckets: Buckets, model: str) -> Metrics:
-    hosts = _Hosts(buckets)
-    series: dict[str, Series | list[Series | None]] = {
-        **_requests(buckets, model, hosts.was_up()),
-        **_queue(buckets, model),
-        **hosts.series(),
-    }
-    return Metrics(buckets.timestamps(), series, hosts.gpus())
-
-
-@contextlib.contextmanager
-def _without_collection() -> Iterator[None]:
-    """Tens of thousands of rows that all stay make Python look for garbage over and over, for most of the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+def idle_series(buckets: Buckets, was_up: Sequence[int]) -> dict[str, AnySeries]:
+    """The same of a model that nobody asked for anything."""
+    return {**_requests(buckets, _NO_REQUESTS, was_up), **_queue(buckets, _NO_QUEUE)}
 
 
 class _Minute(NamedTuple):
@@ -128,12 +105,12 @@ class _Minute(NamedTuple):
     memory_usage: Figure
 
 
-class _Hosts:
+class Hosts:
     """The minutes of all hosts, by bucket. CPUs weigh by their cores, memory by its size."""
 
     def __init__(self, buckets: Buckets) -> None:
         self._buckets = buckets
-        self._hosts = dict(sorted(read("hosts", first=buckets.first, end=buckets.end).items()))
+        self._hosts = dict(sorted(SOURCES["hosts"].read(first=buckets.first, end=buckets.end, owner=None).items()))
         self._indexes = {host: buckets.of_minutes(columns[0]) for host, columns in self._hosts.items()}
         self._gpus = {
             host: sorted({number for ids, _, _ in columns[_GPUS] for number in ids})
@@ -147,7 +124,7 @@ class _Hosts:
     def gpus(self) -> list[tuple[str, int]]:
         return [(host, number) for host, ids in self._gpus.items() for number in ids]
 
-    def series(self) -> dict[str, Series | list[Series | None]]:
+    def series(self) -> dict[str, AnySeries]:
         if self._buckets.seconds == _MINUTE and len(self._hosts) == 1:
             return self._of_one_host()
         cpu: Series = []
@@ -170,7 +147,7 @@ class _Hosts:
             gpu_memory.append([figure for gpus in aligned for figure in _means([one.memory for one in gpus])])
         return _host_series(utilization, gpu_memory, cpu, memory)
 
-    def _of_one_host(self) -> dict[str, Series | list[Series | None]]:
+    def _of_one_host(self) -> dict[str, AnySeries]:
         """Minutes of the only host: there is nothing to add up."""
         ((host, (_, cpu, _, _, _, gpus, memory)),) = self._hosts.items()
         ids, indexes, column = self._gpus[host], self._indexes[host], self._buckets.column
@@ -193,7 +170,7 @@ class _Hosts:
 
 def _host_series(
     utilization: list[Series | None], gpu_memory: list[Series | None], cpu: Series, memory: Series
-) -> dict[str, Series | list[Series | None]]:
+) -> dict[str, AnySeries]:
     return {"gpu_utilization": utilization, "gpu_memory": gpu_memory, "cpu_usage": cpu, "memory_usage": memory}
 
 
@@ -207,45 +184,33 @@ def _means(rows: list[Series]) -> Series:
     return rows[0] if len(rows) == 1 else [mean_of(column) for column in zip(*rows, strict=True)]
 
 
-def _requests(buckets: Buckets, model: str, was_up: Sequence[int]) -> dict[str, Series]:
-    """`was_up`: where nobody asked for anything, unless they did."""
-    starts, *columns, tokens = _request_columns(buckets, model)
+def _requests(buckets: Buckets, found: Columns, was_up: Sequence[int]) -> Mapping[str, AnySeries]:
+    starts, *columns, tokens = found
     indexes = [(start - buckets.first) // buckets.seconds for start in starts]
-    figures = dict(zip(REQUEST_SERIES, columns, strict=True))
+    series = dict(zip(REQUEST_SERIES, columns, strict=True))
     if indexes and indexes[-1] == buckets.count - 1:  # the running one has not had all of its time yet
         elapsed = buckets.elapsed()
-        figures["request_rate"][-1] = per_minute(figures["requests"][-1], elapsed)
-        figures["tokens_per_second"][-1] = per_second(tokens[-1], elapsed)
+        series["request_rate"][-1] = per_minute(series["requests"][-1], elapsed)
+        series["tokens_per_second"][-1] = per_second(tokens[-1], elapsed)
     counts = ("requests", "request_rate", "tokens_per_second")
     return {
         name: buckets.column(indexes, column, noughts=was_up if name in counts else ())
-        for name, column in figures.items()
+        for name, column in series.items()
     }
 
 
-def _request_columns(buckets: Buckets, model: str) -> Columns:
-    """Minutes may be packed; of longer spans there are few enough."""
-    if buckets.seconds == _MINUTE:
-        found = read("requests", first=buckets.first, end=buckets.end, owner=model)
-    else:
-        found = requests_by(buckets.seconds).read(first=buckets.first, end=buckets.end, owner=model)
-    return found.get(model) or [[] for _ in ("start", *REQUEST_SERIES, "tokens")]
-
-
-def _queue(buckets: Buckets, model: str) -> dict[str, Series]:
-    columns = read("queues", first=buckets.first, end=buckets.end, owner=model).get(model) or [[]] * 5
-    minutes, *figures, depth = columns
+def _queue(buckets: Buckets, found: Columns) -> Mapping[str, AnySeries]:
+    minutes, *sums, depth = found
     indexes = buckets.of_minutes(minutes)
     if buckets.seconds == _MINUTE:
-        return {"queue_depth": buckets.column(indexes, depth), "queue_depth_max": buckets.column(indexes, figures[-1])}
+        return {"queue_depth": buckets.column(indexes, depth), "queue_depth_max": buckets.column(indexes, sums[-1])}
     readings, waiting, most = [0] * buckets.count, [0] * buckets.count, [0] * buckets.count
-    for index, count, total, peak in zip(indexes, *figures, strict=True):
+    for index, count, total, peak in zip(indexes, *sums, strict=True):
         readings[index] += count
         waiting[index] += total
         most[index] = max(peak, most[index])
-    return {
-        "queue_depth": [
-            round(total / count, 1) if count else None for total, count in zip(waiting, readings, strict=True)
-        ],
-        "queue_depth_max": [peak if count else None for peak, count in zip(most, readings, strict=True)],
-    }
+    depths: Series = [
+        round(total / count, 1) if count else None for total, count in zip(waiting, readings, strict=True)
+    ]
+    peaks: Series = [peak if count else None for peak, count in zip(most, readings, strict=True)]
+    return {"queue_depth": depths, "queue_depth_max": peaks}

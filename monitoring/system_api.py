@@ -18,11 +18,11 @@ from common.redis import async_redis
 from models_mgmt.presence import alive_workers, lost_workers
 from models_mgmt.selectors import aresolve_model
 from monitoring import log_selectors
+from monitoring.answers import answer
 from monitoring.health import check_all
 from monitoring.hosts import percent
 from monitoring.models import LogEntry
 from monitoring.selectors import LiveHost, live_hosts
-from monitoring.statistics import metrics
 from monitoring.status import SystemStatus, system_status
 from monitoring.system_serializers import (
     GpusResponse,
@@ -70,7 +70,7 @@ class SystemMetrics(Door):
         """Requests, tokens, queues, hosts and GPUs over time. The last bucket is the running one."""
         query = MetricsQuery.parse(request.query_params.dict())
         model = None if query["model"] is None else (await aresolve_model(query["model"])).pk
-        measured = await sync_to_async(metrics)(
+        measured = await sync_to_async(answer)(
             timeframe=query["timeframe"], granularity=query["granularity"], model=model, now=await _now()
         )
         return Response(

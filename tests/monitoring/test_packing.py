@@ -1,18 +1,21 @@
-"""Finished hours are packed, and that changes no answer."""
+"""The answers of finished hours are kept, and that changes none."""
 
 import threading
 from typing import Any
 
 import msgspec
 import pytest
+from django.conf import settings
 from django.core.management import call_command
 from django.db import connection
+from pytest_django import Settings
 
 from llama_gpu_site.celery import app
+from monitoring.answers import answer
 from monitoring.models import HostMinute, PackedFigures, PackedHour, QueueMinute, RequestBucket
-from monitoring.packing import HOUR, SETTLE_SECONDS, pack
+from monitoring.packed_hours import HOUR
+from monitoring.packing import SETTLE_SECONDS, pack
 from monitoring.samplers import keep_queues, keep_sample
-from monitoring.statistics import metrics
 from monitoring.tasks import pack as pack_task
 from tests.monitoring.records import NOON, record, write
 from tests.monitoring.test_samplers import figures, gpu
@@ -20,18 +23,23 @@ from tests.monitoring.test_samplers import figures, gpu
 pytestmark = pytest.mark.django_db(transaction=True)
 
 NOW = NOON + 30 * 60 + 17  # in the first hour after noon
-DAY = 24 * HOUR
+
+
+@pytest.fixture(autouse=True)
+def _short(settings: Settings) -> None:
+    """Six hours are quickly packed."""
+    settings.PACKED_SECONDS = 6 * HOUR
 
 
 def answers(now: float = NOW) -> dict[str, bytes]:
     """Every answer that can be asked for, as its bytes."""
     return {
         f"{timeframe} by {granularity} of {model}": msgspec.json.encode(
-            metrics(timeframe=timeframe, granularity=granularity, model=model, now=now)
+            answer(timeframe=timeframe, granularity=granularity, model=model, now=now)
         )
-        for timeframe in ("1h", "6h", "24h", "7d")
-        for granularity in ("1m", "5m", "15m", "1h")
-        for model in (None, "alpha", "beta")
+        for timeframe in ("1h", "6h")
+        for granularity in settings.METRICS_GRANULARITIES
+        for model in (None, "alpha", "beta", "idle")
     }
 
 
@@ -45,7 +53,7 @@ def pack_all(now: float = NOW) -> None:
 @pytest.fixture
 def some_hours() -> None:
     """Two hosts with GPUs that come and go, two models, and hours in which nothing was."""
-    for hours in (0, 1, 2, 5, 23, 100):
+    for hours in (0, 1, 2, 4, 6):
         for minute in (0, 1, 7, 29, 59):
             moment = NOON - hours * HOUR + minute * 60
             if moment > NOW:
@@ -66,24 +74,38 @@ def test_packed_hours_give_the_same_answers() -> None:
     before = answers()
     pack_all()
     assert sorted(PackedHour.objects.filter(packed=True).values_list("hour", flat=True)) == list(
-        range(int(NOW - 7 * DAY) // HOUR - 1, int(NOON) // HOUR)
+        range(int(NOW - 6 * HOUR) // HOUR - 1, int(NOON) // HOUR)
     )
     assert answers() == before
-    HostMinute.objects.filter(minute__lt=NOON // 60).delete()  # to see that it is the packs that are read
-    QueueMinute.objects.filter(minute__lt=NOON // 60).delete()
-    RequestBucket.objects.filter(seconds=60, start__lt=NOON).delete()
-    assert answers() == before
+    whole = NOON - 5 * HOUR, NOON - 1  # these hours are all in the timeframe; that it is the packs that are read:
+    for kind in (HostMinute, QueueMinute):
+        kind._default_manager.filter(minute__range=[second // 60 for second in whole]).delete()
+    RequestBucket.objects.filter(start__range=whole).delete()
+    after = answers()
+    wanted = [name for name in before if name.startswith("6h")]
+    assert [after[name] for name in wanted] == [before[name] for name in wanted]
 
 
 @pytest.mark.usefixtures("some_hours")
-def test_a_week_is_a_row_for_each_hour_host_and_model() -> None:
+def test_a_week_is_a_row_for_each_hour_and_busy_model() -> None:
     pack_all()
-    rows = PackedFigures.objects.filter(hour=int(NOON) // HOUR - 1).values_list("kind", "owner")
-    assert sorted(rows) == [
-        ("hosts", "one"), ("hosts", "two"),
-        ("queues", ""), ("queues", "alpha"),
-        ("requests", ""), ("requests", "alpha"), ("requests", "beta"),
-    ]  # fmt: skip
+    rows = PackedFigures.objects.filter(hour=int(NOON) // HOUR - 1, seconds=60).values_list("part", "model")
+    assert sorted(rows) == [("hosts", ""), ("idle", ""), ("model", ""), ("model", "alpha"), ("model", "beta")]
+    rows = PackedFigures.objects.filter(hour=int(NOON) // HOUR - 3, seconds=3600).values_list("part", "model")
+    assert sorted(rows) == [("hosts", ""), ("idle", ""), ("model", "")]
+
+
+@pytest.mark.usefixtures("some_hours")
+def test_a_gpu_that_comes_later_gets_its_column_in_packed_hours_too() -> None:
+    pack_all()
+    keep_sample("zero", NOW - 1, figures(), [gpu(5, utilization=50)])
+    found = answer(timeframe="6h", granularity="1h", model=None, now=NOW)
+    assert found.gpus == [("one", 0), ("two", 0), ("two", 3), ("zero", 5)]
+    rows = msgspec.json.decode(found.series["gpu_utilization"])
+    assert {len(row) for row in rows if row is not None} == {4}
+    with_packs = answers()
+    PackedHour.objects.all().delete()
+    assert answers() == with_packs
 
 
 @pytest.mark.usefixtures("some_hours")
@@ -101,7 +123,7 @@ def test_what_comes_late_is_seen_at_once_and_packed_anew(change: Any) -> None:
     before = answers()
     change()
     late = answers()
-    assert late["7d by 1m of None"] != before["7d by 1m of None"]
+    assert late["6h by 1m of None"] != before["6h by 1m of None"]
     assert PackedHour.objects.filter(packed=False).count() == 1
     assert pack(NOW) == 1
     assert answers() == late
@@ -134,10 +156,10 @@ def test_an_hour_is_announced_before_it_is_packed_and_not_before_it_has_settled(
 def test_packs_that_nobody_can_ask_for_any_more_are_dropped() -> None:
     write(record(NOON - 1))
     pack_all()
-    assert PackedFigures.objects.exists()
-    pack_all(NOW + 8 * DAY)
-    assert not PackedFigures.objects.exists()
-    assert PackedHour.objects.order_by("hour").first() == PackedHour(hour=int(NOW + DAY) // HOUR - 1)
+    pack_all(NOW + 9 * HOUR)
+    for kind in (PackedHour, PackedFigures):
+        hours = kind._default_manager.order_by("hour").values_list("hour", flat=True)
+        assert hours[0] == int(NOW + 3 * HOUR) // HOUR - 1
 
 
 def test_who_writes_while_an_hour_is_packed_is_not_forgotten() -> None:
@@ -179,9 +201,7 @@ def test_who_writes_while_an_hour_is_packed_is_not_forgotten() -> None:
 
 
 def test_the_scheduler_does_it(clean_redis: str) -> None:
-    from django.conf import settings
-
     app.loader.import_default_modules()
     assert {entry["task"] for entry in settings.CELERY_BEAT_SCHEDULE.values()} <= set(app.tasks)
     pack_task()
-    assert PackedHour.objects.count() in {168, 169}  # the running hour settles meanwhile
+    assert PackedHour.objects.count() in {6, 7}  # the running hour settles meanwhile

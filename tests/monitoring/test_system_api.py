@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import msgspec
 import pytest
 from asgiref.sync import sync_to_async
 from django.http import HttpResponse
@@ -14,10 +16,9 @@ from pytest_django import Settings
 from common.errors import ModelNotFound
 from models_mgmt.presence import DeploymentReport, announce, announce_scheduler
 from models_mgmt.services import ensure_model
-from monitoring import statistics
+from monitoring.answers import answer
 from monitoring.gpus import Gpu
 from monitoring.samplers import keep_queues, keep_sample
-from monitoring.statistics import metrics
 from plugins_app.models import Plugin
 from tests.accounts.conftest import bearer, make_key
 from tests.models_mgmt.test_api import report
@@ -184,6 +185,19 @@ async def test_without_gpus_the_list_is_empty(read: Read) -> None:
 # ---------------------------------------------------------------- metrics
 
 
+@dataclass(frozen=True)
+class Metrics:
+    timestamps: list[str]
+    series: dict[str, list[Any]]
+    gpus: list[tuple[str, int]]
+
+
+def metrics(**query: Any) -> Metrics:
+    """An answer, its series read."""
+    found = answer(**query)
+    return Metrics(found.timestamps, {k: msgspec.json.decode(v) for k, v in found.series.items()}, found.gpus)
+
+
 def fill() -> None:
     """Two minutes before noon and one after it, on one host with two GPUs."""
     keep_sample("one", NOON - 100, figures(cpu_usage=10.0), [gpu(utilization=80), gpu(1, utilization=70)])
@@ -251,7 +265,7 @@ def test_a_timeframe_has_its_buckets(timeframe: str, granularity: str, count: in
     fill()
     found = metrics(timeframe=timeframe, granularity=granularity, model=None, now=NOON + 60)
     assert {len(column) for column in found.series.values()} == {count}
-    assert sum(number or 0 for number in found.series["requests"]) == (1 if count == 1 else 4)  # type: ignore[misc]
+    assert sum(number or 0 for number in found.series["requests"]) == (1 if count == 1 else 4)
     assert found.timestamps == sorted(set(found.timestamps))
 
 
@@ -297,5 +311,5 @@ async def test_an_unknown_model_is_404(read: Read) -> None:
 def test_every_series_is_described() -> None:
     from monitoring.system_serializers import MetricsBody
 
-    found = statistics.metrics(timeframe="1h", granularity="1h", model=None, now=NOON)
+    found = metrics(timeframe="1h", granularity="1h", model=None, now=NOON)
     assert {"timestamps", *found.series} == set(MetricsBody().fields)
