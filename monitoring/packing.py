@@ -22,7 +22,8 @@ def pack(now: float) -> int:
     An hour is announced by one turn and packed by a later one, so that whoever changes it meanwhile finds its row and
     waits for its lock, or has been waited for. `now`: Redis' time.
     """
-    oldest = int(now - settings.PACKED_SECONDS) // HOUR - 1  # one more, for those who read meanwhile
+    kept = min(settings.PACKED_SECONDS, settings.KEEP_METRICS_DAYS * 24 * HOUR or settings.PACKED_SECONDS)
+    oldest = int(now - kept) // HOUR - 1  # one more, for those who read meanwhile
     hours = range(oldest, int(now - SETTLE_SECONDS) // HOUR)
     for kind in (PackedFigures, PackedHour):
         kind._default_manager.filter(hour__lt=hours.start).delete()

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 from django.conf import settings
 
-from monitoring.columns import REQUEST_SERIES, SOURCES, Columns, per_minute, per_second, ratios, requests_by
+from monitoring.columns import REQUEST_SERIES, SOURCES, Columns, per_minute, per_second, requests_by
 from monitoring.gpus import Figure, GpuMinute, mean_of
 from monitoring.packed_hours import HOUR
 

@@ -162,6 +162,13 @@ def test_packs_that_nobody_can_ask_for_any_more_are_dropped() -> None:
         assert hours[0] == int(NOW + 3 * HOUR) // HOUR - 1
 
 
+@pytest.mark.usefixtures("some_hours")
+def test_packs_outlive_no_figures(settings: Settings) -> None:
+    settings.KEEP_METRICS_DAYS = 2 / 24
+    pack_all()
+    assert PackedFigures.objects.order_by("hour")[0].hour == int(NOW - 2 * HOUR) // HOUR - 1
+
+
 def test_who_writes_while_an_hour_is_packed_is_not_forgotten() -> None:
     pack_all()
     ended, failures = threading.Event(), []
