@@ -78,6 +78,18 @@ def read_memory_limit(name: str) -> str:
     return value
 
 
+def read_byte_size(name: str) -> int:
+    """`2GB`, `512MB`; 0 when unset."""
+    value = read_str(name, "")
+    try:
+        size = parse_memory_limit(value).size if value else 0
+    except InvalidInput:
+        size = 0
+    if value and not size:
+        raise ImproperlyConfigured(f"{name} is {value!r}; set it to a size such as '2GB'.")
+    return size
+
+
 def read_path(name: str, default: Path) -> Path:
     return Path(read_str(name, str(default))).expanduser().resolve()
 

@@ -11,6 +11,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 
 from llama_gpu_site.environment import (
     read_bool,
+    read_byte_size,
     read_float,
     read_int,
     read_limits,
@@ -293,6 +294,8 @@ DEFAULT_MODEL = read_str("LLAMA_GPU_DEFAULT_MODEL", "demo")
 DEFAULT_MODEL_IS_SET = bool(read_str("LLAMA_GPU_DEFAULT_MODEL", ""))
 ENGINE_MAX_SEQUENCES = read_int("LLAMA_GPU_MAX_SEQUENCES", 32, minimum=1, maximum=1024)
 ENGINE_PREFILL_CHUNK = read_int("LLAMA_GPU_PREFILL_CHUNK", 512, minimum=16)
+# Bytes of each model's KV cache; 0: as many as its context and its sequences ask for.
+ENGINE_KV_CACHE = read_byte_size("LLAMA_GPU_KV_CACHE")
 ENGINE_THREADS = read_int("LLAMA_GPU_ENGINE_THREADS", 0, minimum=0, maximum=1024)
 ENGINE_QUANTIZATION = read_str(
     "LLAMA_GPU_QUANTIZATION", "auto", choices=("auto", "fp32", "bf16", "fp16", "int8", "int4")

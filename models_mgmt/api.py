@@ -10,6 +10,7 @@ from rest_framework.response import Response
 from accounts.audit import calling
 from accounts.caller import Permission
 from accounts.doors import Door
+from common.byte_sizes import format_bytes
 from common.envelope import success
 from common.errors import ApiError, ModelNotFound, PermissionDenied, from_code
 from common.openapi import ErrorResponseBody
@@ -17,6 +18,7 @@ from models_mgmt import deployments, services
 from models_mgmt.expected_memory import best_kind
 from models_mgmt.live import with_workers
 from models_mgmt.looking import Described, describe
+from models_mgmt.made_files import conversion_of, remove_everywhere
 from models_mgmt.models import Model
 from models_mgmt.performance import performance_of
 from models_mgmt.presence import alive_workers
@@ -133,15 +135,28 @@ class ModelDetail(Door):
         responses={200: DeletedResponse, 409: _CONFLICT},
     )
     async def delete(self, request: Request, model_id: str) -> Response:
-        """Take a model out of the registry. Its files stay where they are; forced, it is unloaded first."""
+        """Take a model out of the registry; forced, it is unloaded first.
+
+        Its files stay where they are, but for its conversion, if that is to go, too.
+        """
         query = DeleteQuery.parse(request.query_params.dict())
         model = await sync_to_async(services.registered_model)(model_id)
         actor = calling(self.caller, request)
-        (live,) = with_workers([model], await alive_workers())
+        deployed = [deployment async for deployment in known_deployments().filter(model=model)]
+        (live,) = with_workers([model], await alive_workers(), deployed)
         if live.places and query["force"]:
-            await deployments.unload(model, force=True, actor=actor)
+            await deployments.unload(model, force=True, reason="deleted", actor=actor)
+        made = await sync_to_async(conversion_of)(model) if query["files"] else ""
         await sync_to_async(services.delete_model)(model_id, held_by=live.places, force=query["force"], actor=actor)
-        return Response(success(message="Model deleted successfully", model_id=model_id))
+        freed = await sync_to_async(remove_everywhere, thread_sensitive=False)(made) if made else 0
+        return Response(
+            success(
+                message="Model deleted successfully",
+                model_id=model_id,
+                freed_disk=format_bytes(freed),
+                freed_disk_bytes=freed,
+            )
+        )
 
 
 async def _detail(model_id: str) -> dict[str, Any]:

@@ -54,6 +54,11 @@ def is_converted(folder: Path, identity: str) -> bool:
         return False
 
 
+def is_conversion(folder: Path) -> bool:
+    """Whether a folder was made here, whether or not it is whole."""
+    return (folder / _RECORD).is_file()
+
+
 def ensure_converted(
     gguf: Path, folder: Path, *, identity: str, needed_bytes: int, on_line: Say, on_wait: Callable[[], None]
 ) -> None:

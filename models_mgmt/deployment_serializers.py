@@ -10,12 +10,13 @@ from common.events import LoadStage
 from common.serializers import StrictSerializer
 from models_mgmt.deployments import LoadOptions
 from models_mgmt.live import LiveModel
+from models_mgmt.memory import OWN
 from models_mgmt.memory_limit import MemoryLimit, parse_memory_limit
 from models_mgmt.models import Deployment, Model
 from models_mgmt.placement import Placement
 from models_mgmt.presence import DeploymentReport, LostWorker, WorkerReport
 
-QUANTIZATIONS = ("auto", "fp32", "bf16", "fp16", "int8", "int4")
+QUANTIZATIONS = ("auto", "fp32", "bf16", "fp16", "int8", "int4", OWN)
 BACKENDS = ("auto", "cuda", "cpu", "mps")
 DEVICE_PATTERN = r"^([A-Za-z0-9._-]{1,200}/)?(cpu|mps|cuda\d{1,3})\Z"
 MAX_REPLICAS = 64
@@ -35,7 +36,9 @@ class LoadBody(StrictSerializer):
 
     backend = serializers.ChoiceField(choices=BACKENDS, default="auto")
     quantization = serializers.ChoiceField(
-        choices=QUANTIZATIONS, default="", help_text="Left out: as the server is set."
+        choices=QUANTIZATIONS,
+        default="",
+        help_text="Left out: as the server is set. gguf: as few bits as the GGUF file has that it came from.",
     )
     max_memory = MemoryLimitField(default=None, help_text='What it may take of each device: "80%" of it, or "12GB".')
     device = serializers.RegexField(

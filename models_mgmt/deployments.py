@@ -26,6 +26,8 @@ from common.errors import ApiError, BackendUnavailable, InvalidInput, ModelLoadF
 from common.events import ModelLoaded, publish
 from common.redis import async_redis, key
 from engine.messages import Ready
+from models_mgmt.facts import shape_of
+from models_mgmt.memory import OWN
 from models_mgmt.memory_limit import MemoryLimit
 from models_mgmt.models import Deployment, Model
 from models_mgmt.needs import Needs
@@ -36,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 LOAD_TASK = "models_mgmt.tasks.load_deployment"
 UNLOAD_TASK = "models_mgmt.tasks.unload_deployment"
+UNLOAD_DELETED_TASK = "models_mgmt.tasks.unload_deleted"
 State, Origin = Deployment.State, Deployment.Origin
 _FIRST_LOOK_SECONDS = 0.05
 _LOOK_SECONDS = 0.5
@@ -95,6 +98,7 @@ def request_load(
     meanwhile; for a request (`origin` is demand) also the error of the last load, if that has failed a moment ago.
     """
     check_context(model, options.context_length)
+    _check_quantization(model, options.quantization)
     alive = live_workers() if workers is None else workers
     take_back(alive)
     with transaction.atomic():
@@ -124,6 +128,16 @@ def check_context(model: Model, wanted: int | None) -> None:
             f"The model's context has {model.context_length} tokens, so context_length can't be {wanted}.",
             field="context_length",
             details={"model": model.pk, "context_length": model.context_length},
+        )
+
+
+def _check_quantization(model: Model, wanted: str) -> None:
+    shape = shape_of(model.shape)
+    if wanted == OWN and (shape is None or not shape.gguf_type):
+        raise InvalidInput(
+            "The model comes from no GGUF file, so it has no quantization of its own.",
+            field="quantization",
+            details={"model": model.pk},
         )
 
 
@@ -322,13 +336,15 @@ def _held_by(worker: WorkerReport, rows: Mapping[tuple[str, str, str], Deploymen
 # ---------------------------------------------------------------- unload
 
 
-async def unload(model: Model, *, force: bool = False, device: str = "", actor: Actor = SERVER) -> Unloaded:
+async def unload(
+    model: Model, *, force: bool = False, device: str = "", reason: str = "asked", actor: Actor = SERVER
+) -> Unloaded:
     """Unload a model everywhere, or from one device, and wait until its memory is free. Raises ApiError.
 
     What runs is let end first, for settings.LOAD_TIMEOUT seconds at most; with `force` it fails at once.
     """
     deadline = time.monotonic() + settings.LOAD_TIMEOUT
-    tickets = await sync_to_async(request_unload)(model, force=force, device=device, actor=actor)
+    tickets = await sync_to_async(request_unload)(model, force=force, device=device, reason=reason, actor=actor)
     done = Unloaded()
     for ticket in tickets:
         freed = await _outcome(ticket, deadline)
@@ -441,10 +457,11 @@ def _loaded_again(row: Deployment, ready: Ready) -> ModelLoaded:
     )
 
 
-def send(task: str, row: Deployment, *arguments: object) -> None:
-    """Put a task into the control queue of a deployment's worker. Raises BackendUnavailable without the broker."""
+def send(task: str, to: Deployment | WorkerReport, *arguments: object) -> None:
+    """Put a task into the control queue of a worker, or of a deployment's. Raises BackendUnavailable without the
+    broker."""
     try:
-        current_app.send_task(task, arguments, queue=control_queue_name(row.host, row.device), ignore_result=True)
+        current_app.send_task(task, arguments, queue=control_queue_name(to.host, to.device), ignore_result=True)
     except (kombu.exceptions.OperationalError, OSError) as error:
         raise BackendUnavailable("The server's queue can't be reached; try again.", retry_after=1) from error
 

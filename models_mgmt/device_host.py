@@ -167,6 +167,15 @@ class DeviceHost:
         )
         threading.Thread(target=unloading, name="unload", daemon=True).start()
 
+    def unload_deleted(self, model_id: str) -> None:
+        """Begin to unload a model that is no longer registered, and return at once."""
+        threading.Thread(target=self._unload_deleted, args=(model_id,), name="unload", daemon=True).start()
+
+    def _unload_deleted(self, model_id: str) -> None:
+        with _connection():
+            if not Model.objects.filter(pk=model_id).exists():  # another may have been registered under its id
+                self._unload(model_id, reason="deleted", force=True, only_if_idle_for=None)
+
     def _unload_and_tell(
         self, deployment_id: int, *, ticket: str, force: bool, reason: str, only_if_idle_for: float | None
     ) -> None:

@@ -4,6 +4,8 @@ from django.conf import settings
 
 from common.errors import ModelLoadFailed
 from engine.messages import EngineConfig
+from models_mgmt.facts import shape_of
+from models_mgmt.memory import OWN, own_precision
 from models_mgmt.models import Deployment, Model
 
 
@@ -25,15 +27,21 @@ def engine_config(model: Model, deployment: Deployment) -> EngineConfig:
         model_path=model.path,
         device=devices[0],
         devices=devices if len(devices) > 1 else (),
-        quantization=deployment.quantization,
+        quantization=own_precision(_gguf_type(model)) if deployment.quantization == OWN else deployment.quantization,
         context_length=deployment.context_length,
         max_sequences=settings.ENGINE_MAX_SEQUENCES,
         prefill_chunk=settings.ENGINE_PREFILL_CHUNK,
+        kv_cache_bytes=settings.ENGINE_KV_CACHE,
         threads=settings.ENGINE_THREADS,
         max_memory_bytes=deployment.max_memory_bytes,
         trust_remote_code=model.trust_remote_code,
         allow_pickle=model.allow_pickle,
     )
+
+
+def _gguf_type(model: Model) -> str:
+    shape = shape_of(model.shape)
+    return shape.gguf_type if shape else ""
 
 
 def torch_device(device: str) -> str:

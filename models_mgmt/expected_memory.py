@@ -41,6 +41,7 @@ def expected_memory(model: Model, kind: DeviceKind) -> ExpectedMemory | None:
         device_kind=kind,
         context_length=None,
         max_sequences=settings.ENGINE_MAX_SEQUENCES,
+        kv_cache_bytes=settings.ENGINE_KV_CACHE,
         prefill_chunk=settings.ENGINE_PREFILL_CHUNK,
     )
     return ExpectedMemory(kind, precision, expected)

@@ -149,6 +149,12 @@ def inspect_gguf(file: BinaryIO, *, name: str, size: int) -> ModelShape:
         raise InspectionError(f"{name} can't be read as a GGUF file: {error}.") from error
     if header.size > size:
         raise InspectionError(f"{name} is cut short: it has {size:,} bytes and needs {header.size:,}.")
+    parts = header.metadata.get("split.count", 0)
+    if isinstance(parts, int) and parts > 1:
+        raise InspectionError(
+            f"{name} is one of the {parts} parts of a model; put them together first, with llama.cpp's "
+            "llama-gguf-split --merge, and name the result."
+        )
     kind = str(header.metadata.get("general.architecture", ""))
     architecture = _GGUF_ARCHITECTURES.get(kind)
     if architecture is None:

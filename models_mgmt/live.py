@@ -29,9 +29,10 @@ class LiveModel:
 
     @property
     def places(self) -> list[str]:
-        """Where it is loaded or being loaded, as `host/device`."""
-        held = [worker for worker, deployment in self.deployments if deployment.state != "failed"]
-        return [f"{worker.host}/{worker.device}" for worker in held]
+        """Where it is loaded or being loaded, or about to be, as `host/device`."""
+        held = [(worker.host, worker.device) for worker, report in self.deployments if report.state != "failed"]
+        asked = [(row.host, row.device) for row, state in self.unspoken if state == "loading"]
+        return [f"{host}/{device}" for host, device in (*held, *asked)]
 
     @property
     def is_loaded(self) -> bool:

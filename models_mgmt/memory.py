@@ -1,6 +1,7 @@
 """What a model will take in memory, before it is loaded: the engine's own plan, from the facts in its files."""
 
 import platform
+import re
 from pathlib import Path
 
 import msgspec
@@ -10,6 +11,8 @@ from models_mgmt.inspection import ModelShape
 
 # What the engine holds a GGUF's weights in without loss (`engine.runtime.convert`).
 _LOSSLESS = {"Q4_1": "int4"}
+OWN = "gguf"  # as precise as the GGUF file that the weights came from
+_GGUF_BITS = re.compile(r"(?:T?I?Q|MXFP|NVFP)(\d)")
 
 
 class MemoryEstimate(msgspec.Struct, frozen=True):
@@ -64,7 +67,9 @@ def estimate(
 
 
 def resolved_precision(quantization: str, device_kind: DeviceKind, gguf_type: str = "") -> str:
-    """What `auto` becomes on a device of this host; everything else stays."""
+    """What `auto` becomes on a device of this host, and OWN for such a file; everything else stays."""
+    if quantization == OWN:
+        return own_precision(gguf_type)
     if quantization != "auto":
         return quantization
     if device_kind == "mps":
@@ -74,6 +79,14 @@ def resolved_precision(quantization: str, device_kind: DeviceKind, gguf_type: st
     if not cpu_multiplies_bf16():
         return "fp32"
     return _LOSSLESS.get(gguf_type, "bf16")
+
+
+def own_precision(gguf_type: str) -> str:
+    """The narrowest precision that has no fewer bits than a GGUF file's own (`Q5_K` has 5)."""
+    bits = _GGUF_BITS.match(gguf_type)
+    if bits is None:
+        return "bf16"
+    return "int4" if int(bits[1]) <= 4 else "int8"
 
 
 def cpu_multiplies_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:

@@ -45,5 +45,6 @@ class Needs:
             device_kind=cast("DeviceKind", kind),
             context_length=self.context_length,
             max_sequences=settings.ENGINE_MAX_SEQUENCES,
+            kv_cache_bytes=settings.ENGINE_KV_CACHE,
             prefill_chunk=settings.ENGINE_PREFILL_CHUNK,
         )

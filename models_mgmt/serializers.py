@@ -83,6 +83,9 @@ class DeleteQuery(StrictSerializer):
     force = serializers.BooleanField(
         required=False, default=False, help_text="Also a model that is loaded, which ends its requests, or the default."
     )
+    files = serializers.BooleanField(
+        required=False, default=False, help_text="Also what a GGUF file was converted to, if no other model uses it."
+    )
 
 
 class ModelSummaryBody(serializers.Serializer[Any]):
@@ -188,6 +191,8 @@ class DeletedResponse(serializers.Serializer[Any]):
     success = serializers.BooleanField()
     message = serializers.CharField()
     model_id = serializers.CharField()
+    freed_disk = serializers.CharField(help_text="Of the host that answers.")
+    freed_disk_bytes = serializers.IntegerField()
 
 
 def summary_body(live: LiveModel, kind: DeviceKind) -> dict[str, Any]:

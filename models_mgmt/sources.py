@@ -4,11 +4,12 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import msgspec
 from django.conf import settings
 
 from models_mgmt import demo
 from models_mgmt.conversion import ConversionError, converted_folder, ensure_converted, identity_of, share_of
-from models_mgmt.facts import facts_of
+from models_mgmt.facts import facts_of, shape_of
 from models_mgmt.hub import Hub
 from models_mgmt.hub_transfer import Unreachable
 from models_mgmt.inspection import PICKLES, InspectionError, ModelFiles, inspect, weight_files
@@ -46,6 +47,8 @@ def prepare(model: Model, on_progress: OnProgress) -> Path:
             raise SourceError("MODEL_LOAD_FAILED", error.message) from error
         raise
     if model.path != str(folder) or not model.shape:
+        if (before := shape_of(model.shape)) is not None and before.gguf_type:  # which its conversion does not tell
+            shape = msgspec.structs.replace(shape, gguf_type=before.gguf_type)
         facts = facts_of(shape, f"{model.id} {model.name}", kind=model.type if model.shape else None)
         Model.objects.filter(pk=model.pk).update(path=str(folder), **facts)
         model.path = str(folder)

@@ -8,8 +8,8 @@ from django.db.models.functions import Now
 
 from common.events import ModelLost, publish
 from common.redis import key, sync_redis
-from models_mgmt.deployments import LOAD_TASK, request_unload, send, take_back
-from models_mgmt.models import Deployment
+from models_mgmt.deployments import LOAD_TASK, UNLOAD_DELETED_TASK, request_unload, send, take_back
+from models_mgmt.models import Deployment, Model
 from models_mgmt.presence import live_workers
 
 logger = logging.getLogger(__name__)
@@ -57,6 +57,18 @@ def send_again() -> None:
     for row in Deployment.objects.filter(state=State.REQUESTED, changed_at__lt=Now() - _FORGOTTEN):
         if Deployment.objects.filter(pk=row.pk, state=State.REQUESTED).update(changed_at=Now()):
             send(LOAD_TASK, row, row.pk)
+
+
+def unload_deleted() -> None:
+    """Engines of models that were deleted while they were being loaded."""
+    workers = live_workers()
+    held = {item.model_id for worker in workers for item in worker.deployments if item.state != "failed"}
+    deleted = held - set(Model.objects.filter(pk__in=held).values_list("pk", flat=True))
+    for worker in workers:
+        for item in worker.deployments:
+            if item.model_id in deleted and item.state != "failed":
+                logger.warning("%s has the model %s, which was deleted", worker.worker_id, item.model_id)
+                send(UNLOAD_DELETED_TASK, worker, item.model_id)
 
 
 def unload_idle() -> None:

@@ -3,7 +3,7 @@
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from llama_gpu_site.environment import read_limits, read_networks, read_origins, read_tiers
+from llama_gpu_site.environment import read_byte_size, read_limits, read_networks, read_origins, read_tiers
 
 NAME = "LLAMA_GPU_OF_A_TEST"
 DEFAULTS = {"infer": (1000, 100, 3600), "models": (10, 1, 3600)}
@@ -20,6 +20,20 @@ def test_good_values_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_limits(NAME, DEFAULTS) == {"infer": (2000, 200, 3600), "models": (50, 5, 60)}
     monkeypatch.setenv(NAME, "10.0.0.0/8,::1")
     assert read_networks(NAME) == ["10.0.0.0/8", "::1"]
+
+
+def test_a_size_is_read_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(NAME, raising=False)
+    assert read_byte_size(NAME) == 0
+    monkeypatch.setenv(NAME, "1.5GB")
+    assert read_byte_size(NAME) == 1536 * 1024**2
+
+
+@pytest.mark.parametrize("value", ["80%", "much", "0", "-1GB"])
+def test_a_bad_size_stops_the_start(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv(NAME, value)
+    with pytest.raises(ImproperlyConfigured, match="such as '2GB'"):
+        read_byte_size(NAME)
 
 
 @pytest.mark.parametrize("value", ["infer=1", "other=1/1", "infer=-1/1", "infer=1/x", "infer", "infer=5/1/0"])

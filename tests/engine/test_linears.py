@@ -94,6 +94,20 @@ def test_weights_that_were_4_bit_in_groups_of_32_are_held_without_loss() -> None
     assert _error(dequantise_int4(*quantise_int4(weight)), weight) < 1e-6
 
 
+@pytest.mark.parametrize("reach", [7, 5])
+def test_weights_that_were_4_bit_around_zero_are_held_without_loss(reach: int) -> None:
+    """As Q4_0 has them: multiples of a step, of which the furthest from zero is the eighth, of either sign."""
+    generator = torch.Generator().manual_seed(3)
+    multiples = torch.randint(-7, reach + 1, (64, 96), generator=generator).float()
+    multiples[:, ::GROUP] = -8
+    step = torch.rand(64, 3, generator=generator) + 0.1
+    step[::2] *= -1
+    weight = (multiples.unflatten(1, (3, GROUP)) * step[..., None]).flatten(1)
+    assert _error(dequantise_int4(*quantise_int4(weight)), weight) < 1e-6
+    x = torch.randn(3, 96).bfloat16()
+    assert _error(Int4Linear(weight.bfloat16(), None)(x), functional.linear(x.float(), weight)) < 0.01
+
+
 def test_4_bit_weights_take_a_sixth_of_float32() -> None:
     weight = torch.randn(256, 256)
     assert make_linear(weight, None, "int4").bytes < weight.nbytes / 5

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGUFWriter
+from gguf import GGMLQuantizationType, GGUFWriter
+from gguf.quants import quantize
 from safetensors.numpy import save
 from tokenizers.pre_tokenizers import ByteLevel
 
@@ -90,15 +91,25 @@ def write_files(folder: Path, files: dict[str, bytes]) -> Path:
 
 
 def write_gguf(
-    path: Path, *, architecture: str = "llama", heads_kv: int | list[int] = 2, tokenizer: str = "gpt2"
+    path: Path,
+    *,
+    architecture: str = "llama",
+    heads_kv: int | list[int] = 2,
+    tokenizer: str = "gpt2",
+    layers_as: GGMLQuantizationType = GGMLQuantizationType.F16,
+    feed_forward: int = 48,
+    parts: int = 0,
 ) -> Path:
-    """A GGUF file of a model shaped as CONFIG but for its vocabulary, which has every byte. Its weights are zeros."""
+    """A GGUF file of a model shaped as CONFIG but for its vocabulary, which has every byte. Its weights are zeros.
+
+    `parts`: of how many files it says to be one.
+    """
     tokens = [*sorted(ByteLevel.alphabet()), "ab", "<s>", "</s>"]
     writer = GGUFWriter(str(path), architecture)
     writer.add_block_count(2)
     writer.add_context_length(256)
     writer.add_embedding_length(32)
-    writer.add_feed_forward_length(48)
+    writer.add_feed_forward_length(feed_forward)
     writer.add_head_count(4)
     writer.add_head_count_kv(heads_kv)
     writer.add_layer_norm_rms_eps(1e-5)
@@ -109,13 +120,16 @@ def write_gguf(
     writer.add_bos_token_id(len(tokens) - 2)
     writer.add_eos_token_id(len(tokens) - 1)
     writer.add_chat_template("{{ messages }}")
+    if parts:
+        writer.add_uint16("split.count", parts)
     writer.add_tensor("token_embd.weight", np.zeros((len(tokens), 32), np.float16))
     writer.add_tensor("output_norm.weight", np.zeros(32, np.float32))
     for layer in range(2):
         for name, shape in _GGUF_LAYER.items():
-            writer.add_tensor(
-                f"blk.{layer}.{name}.weight", np.zeros(shape, np.float16 if len(shape) > 1 else np.float32)
-            )
+            sizes = tuple(feed_forward if size == 48 else size for size in shape)
+            kind = layers_as if len(shape) > 1 else GGMLQuantizationType.F32
+            zeros = quantize(np.zeros(sizes, np.float32), kind)
+            writer.add_tensor(f"blk.{layer}.{name}.weight", zeros, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -17,7 +17,16 @@ from common.events import ModelLoaded, ModelLost
 from common.redis import sync_redis
 from engine.messages import Ready
 from models_mgmt import deployments, upkeep
-from models_mgmt.deployments import LOAD_TASK, UNLOAD_TASK, LoadOptions, demand, load, request_load, unload
+from models_mgmt.deployments import (
+    LOAD_TASK,
+    UNLOAD_DELETED_TASK,
+    UNLOAD_TASK,
+    LoadOptions,
+    demand,
+    load,
+    request_load,
+    unload,
+)
 from models_mgmt.device_memory import DeviceMemory
 from models_mgmt.models import Deployment, Model
 from models_mgmt.placement import Asked, DeviceFacts, Placement
@@ -223,6 +232,27 @@ def test_more_context_than_the_model_has_is_refused(model: Model, sent: Sent) ->
     assert caught.value.details == {"model": "m", "context_length": 2048, "field": "context_length"}
     assert not Deployment.objects.exists()
     assert request_load(model, LoadOptions(context_length=2048)).ids
+
+
+def test_a_model_of_no_gguf_file_has_no_quantization_of_its_own(model: Model, sent: Sent) -> None:
+    announced()
+    with pytest.raises(InvalidInput) as caught:
+        request_load(model, LoadOptions(quantization="gguf"))
+    assert caught.value.details["field"] == "quantization"
+    assert sent == []
+
+
+def test_engines_of_deleted_models_are_told_to_end(model: Model, sent: Sent) -> None:
+    announced("a/cpu", loaded={"m": 1.0, "deleted": 1.0})
+    announced("b/cpu", loaded={"deleted": 1.0}, state="loading")
+    announced("c/cpu", loaded={"deleted": 1.0}, state="failed")
+
+    upkeep.unload_deleted()
+
+    assert sorted(sent) == [
+        (UNLOAD_DELETED_TASK, "control.a.cpu", ("deleted",)),
+        (UNLOAD_DELETED_TASK, "control.b.cpu", ("deleted",)),
+    ]
 
 
 def test_without_a_worker_nothing_is_loaded(model: Model, sent: Sent) -> None:

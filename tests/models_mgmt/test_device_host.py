@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from django.conf import settings as settings_of_django
 from pytest_django import Settings
@@ -115,6 +116,22 @@ def test_an_unload_and_a_repeated_message_never_wait_behind_loads(
     finally:
         host.stop()
         held.set()
+
+
+def test_a_model_that_is_deleted_while_it_is_loaded_leaves_no_engine(host: DeviceHost) -> None:
+    row = wanted(Model.objects.create(id="n", name="N", source_kind="echo"))
+    host.load(row.pk)
+    wait_for(lambda: [report.state for report in host.reports()] == ["loaded"])
+    pid = host.reports()[0].pid
+    host.unload_deleted("n")  # as it is still registered, this does nothing
+    Model.objects.all().delete()
+    assert pid is not None
+    assert psutil.pid_exists(pid)
+
+    host.unload_deleted("n")
+
+    wait_for(lambda: host.reports() == ())
+    assert not psutil.pid_exists(pid)
 
 
 def test_a_load_that_was_given_up_and_is_wanted_again_at_once_is_loaded(

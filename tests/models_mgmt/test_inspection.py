@@ -166,6 +166,12 @@ def test_a_gguf_file_of_another_kind_is_refused_by_name(tmp_path: Path) -> None:
         inspect(write_gguf(tmp_path / "made.gguf", architecture="whisper"))
 
 
+def test_one_part_of_several_gguf_files_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    part = write_gguf(tmp_path / "made-00001-of-00003.gguf", parts=3)
+    with pytest.raises(InspectionError, match=r"is one of the 3 parts of a model; put them together .*gguf-split"):
+        inspect(part)
+
+
 def test_a_gguf_file_is_refused_wherever_it_ends(tmp_path: Path) -> None:
     whole = write_gguf(tmp_path / "made.gguf").read_bytes()
     path = tmp_path / "cut.gguf"

@@ -9,11 +9,18 @@ from typing import Any
 import msgspec
 import psutil
 import pytest
+from pytest_django import Settings
 
 from engine.client import EngineClient, EngineStartError
 from engine.messages import EngineConfig, Ready
+from models_mgmt.engine_config import engine_config
+from models_mgmt.expected_memory import expected_memory
+from models_mgmt.facts import facts_of
 from models_mgmt.inspection import ModelShape, inspect
-from models_mgmt.memory import MemoryEstimate, cpu_multiplies_bf16, estimate, resolved_precision
+from models_mgmt.memory import OWN, MemoryEstimate, cpu_multiplies_bf16, estimate, resolved_precision
+from models_mgmt.models import Deployment, Model
+from models_mgmt.needs import Needs
+from tests.models_mgmt.made_models import model_files, write_files
 from tests.random_models import random_model
 
 MIB = 1024**2
@@ -81,6 +88,30 @@ def test_a_cap_shrinks_the_cache_and_tells_what_is_needed_at_least() -> None:
     assert capped.least == whole.least < capped.total
     assert _estimate(context_length=8192).least - whole.least == (8192 - 256) * 131_072, "an asked context is kept"
     assert whole.total == whole.weights + whole.kv_cache + whole.overhead
+
+
+@pytest.mark.parametrize(
+    ("gguf_type", "precision"),
+    [("Q4_0", "int4"), ("Q4_K", "int4"), ("IQ2_XS", "int4"), ("MXFP4", "int4"), ("Q5_K", "int8"), ("Q6_K", "int8"),
+     ("Q8_0", "int8"), ("F16", "bf16"), ("BF16", "bf16"), ("F32", "bf16")],
+)  # fmt: skip
+def test_a_gguf_files_own_precision_has_no_fewer_bits_than_the_file(gguf_type: str, precision: str) -> None:
+    assert resolved_precision(OWN, "cpu", gguf_type) == resolved_precision(OWN, "cuda", gguf_type) == precision
+
+
+def test_the_settings_size_of_the_cache_is_what_is_expected_and_asked_of_the_engine(
+    tmp_path: Path, settings: Settings
+) -> None:
+    settings.ENGINE_KV_CACHE = 16 * 1024**2
+    shape = inspect(write_files(tmp_path / "m", model_files(max_position_embeddings=2**20)))
+    model = Model(id="m", source_kind="folder", path=str(tmp_path / "m"), **facts_of(shape, "m"))
+    estimated = Needs(model, "bf16").estimate("cpu")
+    assert estimated is not None
+    assert estimated.kv_cache == 16 * 1024**2
+    expected = expected_memory(model, "cpu")
+    assert expected is not None
+    assert expected.estimate.kv_cache == 16 * 1024**2
+    assert engine_config(model, Deployment(model=model, device="cpu")).kv_cache_bytes == 16 * 1024**2
 
 
 def test_auto_is_what_the_engine_makes_of_it(tmp_path: Path) -> None:

@@ -1,22 +1,28 @@
 """A running server with the demo model and two made ones on the CPU at once: loads, unloads, and what goes wrong."""
 
 import asyncio
+import itertools
 import json
 import os
 import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
+import socketio
+from gguf import GGMLQuantizationType
 
 from models_mgmt.demo import MODEL_ID
+from tests.models_mgmt.fake_hub import FakeHub, running_hub
+from tests.models_mgmt.made_models import write_gguf
 from tests.random_models import random_model
-from tests.running_server import RunningServer, running_server
+from tests.running_server import MODELS_DIR, RunningServer, running_server
 
 SHAPE = {
     "vocab_size": 512,
@@ -80,9 +86,20 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, roots: Path) -> Iterator[Server]:
+def hub() -> Iterator[FakeHub]:
+    with running_hub() as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, roots: Path, hub: FakeHub) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("deployments")
     with running_server(
-        tmp_path_factory.mktemp("deployments"), LLAMA_GPU_MODEL_ROOTS=str(roots), LLAMA_GPU_KEEP_ALIVE="0"
+        folder,
+        LLAMA_GPU_MODEL_ROOTS=str(roots),
+        LLAMA_GPU_KEEP_ALIVE="0",
+        LLAMA_GPU_HUB_ENDPOINT=hub.url,
+        LLAMA_GPU_HUB_CACHE=str(folder / "cache"),
     ) as running:
         server = Server(running)
         server.register(roots / "tiny", "tiny")
@@ -246,6 +263,80 @@ def test_the_worker_is_listed_with_its_memory_and_models(server: Server) -> None
     assert (worker["device"], worker["state"], worker["backend"]) == ("cpu", "running", "cpu")
     assert 0 < worker["memory_free_bytes"] < worker["memory_total_bytes"]
     assert {model["model"] for model in worker["models"] if model["state"] == "loaded"} == {MODEL_ID}
+
+
+@contextmanager
+def watching(server: Server) -> Iterator[Callable[[str], list[dict[str, Any]]]]:
+    """The model_events of one model until it is loaded or has failed, as a stock client of Socket.IO hears them."""
+    with socketio.SimpleClient() as client:
+        client.connect(server.running.url, auth={"token": server.running.api_key})
+        assert client.call("subscribe", {"channels": ["model_events"]}, timeout=30)["granted"] == ["model_events"]
+
+        def heard(model: str) -> list[dict[str, Any]]:
+            events: list[dict[str, Any]] = []
+            while not events or events[-1]["event"] not in {"model_loaded", "model_load_failed"}:
+                _, data = client.receive(timeout=60)
+                events += [data] if data.get("model") == model else []
+            return events
+
+        yield heard
+
+
+def stages(events: list[dict[str, Any]]) -> list[str]:
+    told = [event["stage"] for event in events if event["event"] == "model_loading"]
+    return [stage for stage, _ in itertools.groupby(told)]
+
+
+def test_a_repository_is_downloaded_quantised_and_loaded_and_each_stage_is_told_in_order(
+    server: Server, hub: FakeHub, roots: Path
+) -> None:
+    hub.push("made-up/tiny", {path.name: path.read_bytes() for path in (roots / "tiny").iterdir()})
+    assert server.call("POST", "models", source="made-up/tiny", id="from-hub").status_code == 201
+    with watching(server) as heard:
+        loaded = server.load("from-hub", quantization="int8")
+        events = heard("from-hub")
+
+    assert loaded.status_code == 200, loaded.text
+    assert stages(events) == ["download", "import", "read", "quantise", "warm up"]
+    assert [event["progress"] for event in events[:-1]] == sorted(event["progress"] for event in events[:-1])
+    assert events[-1]["quantization"] == server.record("from-hub")["quantization"] == "int8"
+    assert events[-1]["memory_usage_bytes"] == loaded.json()["model"]["memory_usage_bytes"]
+    assert server.infer("from-hub").status_code == 200
+    server.unload("from-hub")
+
+
+def test_a_gguf_file_is_converted_and_loaded_in_as_few_bits_and_its_conversion_can_be_deleted(
+    server: Server, roots: Path
+) -> None:
+    gguf = write_gguf(roots / "tiny.Q4_0.gguf", layers_as=GGMLQuantizationType.Q4_0, feed_forward=64)
+    assert server.call("POST", "models", source=gguf.name, id="from-gguf").status_code == 201
+    with watching(server) as heard:
+        loaded = server.load("from-gguf", quantization="gguf")
+        events = heard("from-gguf")
+    assert loaded.status_code == 200, loaded.text
+    assert stages(events) == ["convert", "import", "read", "quantise", "warm up"]
+    assert server.record("from-gguf")["quantization"] == "int4"
+    assert server.infer("from-gguf").status_code == 200
+    refused = server.call("DELETE", "models/from-gguf?files=true")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "CONFLICT")
+
+    server.unload("from-gguf")
+    deleted = server.call("DELETE", "models/from-gguf?files=true").json()
+    assert deleted["freed_disk_bytes"] > 10_000
+    assert not list((MODELS_DIR / "converted").glob("tiny.Q4_0-*"))
+    assert gguf.exists()
+
+
+def test_a_model_that_is_deleted_while_it_loads_leaves_no_engine(server: Server, roots: Path) -> None:
+    engines = set(server.running.engine_pids())
+    server.register(roots / "tiny", "short-lived")
+    assert server.load("short-lived", **{"async": True}).status_code == 202
+    refused = server.call("DELETE", "models/short-lived")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "CONFLICT")
+    assert server.call("DELETE", "models/short-lived?force=true").status_code == 200
+    server.wait(lambda: set(server.running.engine_pids()) == engines)
+    workers = server.call("GET", "system/workers").json()["workers"]
+    assert "short-lived" not in {model["model"] for model in workers[0]["models"]}
 
 
 def test_a_killed_workers_models_come_back_as_they_were_asked_for(server: Server) -> None:

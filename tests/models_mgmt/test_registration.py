@@ -233,6 +233,8 @@ async def test_a_deleted_model_is_gone_and_its_files_stay(site: Site) -> None:
         "success": True,
         "message": "Model deleted successfully",
         "model_id": "tiny-chat",
+        "freed_disk": "0B",
+        "freed_disk_bytes": 0,
     }
     assert (await site.get("/tiny-chat")).status_code == 404
     assert (await site.get("/fast")).status_code == 404

@@ -6,12 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.conf import settings
+from gguf import GGMLQuantizationType
 
 from models_mgmt import demo, sources
 from models_mgmt.conversion import converted_folder, is_converted
+from models_mgmt.engine_config import engine_config
 from models_mgmt.inspection import inspect
 from models_mgmt.looking import Described, describe
-from models_mgmt.models import Model
+from models_mgmt.made_files import conversion_of, remove
+from models_mgmt.memory import OWN
+from models_mgmt.models import Deployment, Model
+from models_mgmt.services import register_model
 from models_mgmt.source_error import SourceError
 from models_mgmt.sources import prepare
 from tests.models_mgmt.made_models import (
@@ -201,6 +207,43 @@ def test_a_gguf_file_is_converted_once_and_kept(root: Path, monkeypatch: pytest.
     assert heard[-1] == ("convert", 1.0)
     monkeypatch.setattr(sys, "executable", "/no/second/conversion")
     assert prepare(model, no_progress) == folder
+
+
+def test_what_a_gguf_file_was_held_in_is_known_after_its_conversion(root: Path) -> None:
+    write_gguf(root / "made.gguf", layers_as=GGMLQuantizationType.Q8_0, feed_forward=64)
+    model = register_model(describe("made.gguf"))
+    folder = prepare(model, no_progress)
+    model.refresh_from_db()
+    assert (model.path, model.shape["gguf_type"]) == (str(folder), "Q8_0")
+    row = Deployment(model=model, device="cpu", devices=["cpu"], quantization=OWN)
+    assert engine_config(model, row).quantization == "int8"
+
+
+def test_what_was_converted_can_be_removed_unless_another_model_uses_it(root: Path) -> None:
+    write_gguf(root / "made.gguf")
+    model = registered(describe("made.gguf"))
+    assert conversion_of(model) == ""
+    folder = prepare(model, no_progress)
+    place = conversion_of(model)
+    assert settings.MODELS_DIR / place == folder
+
+    other = register_model(describe("made.gguf"), id="other")
+    prepare(other, no_progress)
+    assert conversion_of(model) == conversion_of(other) == ""
+    other.delete()
+
+    assert remove(conversion_of(model)) > 1000
+    assert not folder.exists()
+    assert remove(place) == 0
+    assert (root / "made.gguf").exists()
+
+
+@pytest.mark.parametrize("place", ["", ".", "..", "../models/made", "/tmp", "made"])
+def test_nothing_but_conversions_is_ever_removed(root: Path, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "MODELS_DIR", root)
+    write_files(root / "made", model_files())
+    assert remove(place) == 0
+    assert (root / "made" / "config.json").exists()
 
 
 def test_a_conversion_is_redone_when_the_file_changed(root: Path) -> None:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from common.events import ModelLost
 from common.redis import close_async_redis
 from inference.gateway import BEAT_SECONDS
 from tests.inference.conftest import wait_until
+from tests.models_mgmt.made_models import model_files, write_files
+from tests.monitoring.fake_nvml import build_fake_nvml, fake_environment
 from tests.running_server import MODELS_DIR, ROOT, RunningServer, running_server
 
 THREADS = 2  # of a worker, so that two requests fill it
@@ -32,6 +34,17 @@ SETTINGS = {
     "LLAMA_GPU_RATE_LIMITS": "infer=100000/0,models=100000/0,system=100000/0",
 }
 LOST_SECONDS = 15.0
+# Llama 2 7B, as its configuration has it.
+LARGE = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 4096,
+    "tie_word_embeddings": False,
+}
 LOOK_SECONDS = 2 * BEAT_SECONDS  # until a web process has looked at the workers again
 
 
@@ -84,16 +97,25 @@ class Server:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("first-host")
-    threads = {"LLAMA_GPU_WORKER_HOST": "first", "LLAMA_GPU_WORKER_THREADS": "64"}
-    with running_server(folder, **SETTINGS, **threads) as running:
+    write_files(folder / "roots" / "large", model_files(**LARGE))
+    first = {"LLAMA_GPU_WORKER_HOST": "first", "LLAMA_GPU_WORKER_THREADS": "64"}
+    with running_server(folder, **SETTINGS, **first, LLAMA_GPU_MODEL_ROOTS=str(folder / "roots")) as running:
         yield Server(running)
 
 
 @contextlib.contextmanager
-def worker_of(host: str, server: Server, folder: Path, *, threads: int = THREADS) -> Iterator[subprocess.Popen[bytes]]:
+def worker_of(
+    host: str,
+    server: Server,
+    folder: Path,
+    *,
+    threads: int = THREADS,
+    device: str = "cpu",
+    environment: Mapping[str, str] = os.environ,
+) -> Iterator[subprocess.Popen[bytes]]:
     """A worker as another host starts it: with the server's database and Redis, and a host's name of its own."""
     environment = {
-        **os.environ,
+        **environment,
         **SETTINGS,
         "LLAMA_GPU_DATA_DIR": str(server.running.data_dir),
         "LLAMA_GPU_MODELS_DIR": str(MODELS_DIR),
@@ -101,7 +123,7 @@ def worker_of(host: str, server: Server, folder: Path, *, threads: int = THREADS
         "LLAMA_GPU_WORKER_HOST": host,
         "LLAMA_GPU_WORKER_THREADS": str(threads),
     }
-    command = [sys.executable, "manage.py", "worker", "--device", "cpu"]
+    command = [sys.executable, "manage.py", "worker", "--device", device]
     with (folder / f"{host}.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
     try:
@@ -216,6 +238,24 @@ def test_requests_that_take_all_threads_hold_up_no_load_and_no_unload(server: Se
         server.call("DELETE", "models/filling/unload?force=true")
         assert [answer.result().status_code for answer in running] == [500] * THREADS
         assert [answer.result().status_code for answer in waiting] == [200] * 3  # for which it is loaded again
+
+
+def test_a_gpus_free_memory_as_nvml_tells_it_decides_what_is_loaded_there(server: Server, tmp_path: Path) -> None:
+    fake = fake_environment(build_fake_nvml(tmp_path), gpus=1)
+    answer = server.call("POST", "models", source="large", id="large")
+    assert answer.status_code == 201, answer.text
+    with worker_of("gpus", server, tmp_path, device="cuda0", environment=fake):
+        wait_until(lambda: server.workers()["gpus"]["memory_free_bytes"] == 5300 * 1024**2)
+        assert server.workers()["gpus"]["memory_total_bytes"] == 24576 * 1024**2
+        refused = server.call("POST", "models/large/load", device="gpus/cuda0", quantization="bf16")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "INSUFFICIENT_MEMORY")
+    details = refused.json()["error"]["details"]
+    assert details["needed_bytes"] > 13 * 1024**3
+    assert (details["device"], details["free_bytes"], details["could_be_unloaded"]) == (
+        "gpus/cuda0",
+        5300 * 1024**2,
+        [],
+    )
 
 
 def queued(server: Server, host: str) -> int:
