@@ -14,11 +14,17 @@ BACKGROUND_PRIORITY = -1
 FinishReason = Literal["stop", "length", "cancelled"]
 
 
-class ChatTurn(msgspec.Struct, frozen=True):
-    """One turn of a conversation, as the model's chat template takes it."""
+class ChatTurn(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One turn of a conversation, as the model's chat template takes it.
+
+    `tool_calls`: those that the model has made in it, as a JSON list. `tool_call_id`: whose result a turn of the role
+    `tool` is.
+    """
 
     role: str
     content: str
+    tool_calls: str = ""
+    tool_call_id: str = ""
 
 
 # ---------------------------------------------------------------- worker → engine
@@ -58,14 +64,16 @@ class EngineConfig(msgspec.Struct, frozen=True, tag="start"):
 class Generate(msgspec.Struct, frozen=True, tag="generate"):
     """Start one completion.
 
-    Exactly one of `text` and `messages` is set. Unless `raw`, a model with a chat template gets `text` as a user turn.
-    `priority`: higher goes first among the waiting ones; BACKGROUND_PRIORITY gives way to all others, also while it
-    runs. `fills_context`: max_tokens gives way to what the prompt
-    leaves of the context and of `most_tokens`, instead of being refused. `response_schema`: the JSON Schema, as text,
-    that the completion is held to; empty: none. `stream`: whether `Delta` events are wanted; without it the engine
-    sends only Accepted and the end. `cache_salt`: computed prompt beginnings are used again only among requests with
-    the same one, since the time that they save tells that somebody has sent the same beginning before. `most_tokens`:
-    what is reserved for prompt and completion together, which they never exceed; None: no bound.
+    Exactly one of `text`, `tokens` and `messages` is set. `tokens` are the prompt as the model's own tokens. Unless
+    `raw`, a model with a chat template gets `text` as a user turn. `priority`: higher goes first among the waiting
+    ones; BACKGROUND_PRIORITY gives way to all others, also while it runs. `fills_context`: max_tokens gives way to what
+    the prompt leaves of the context and of `most_tokens`, instead of being refused. `response_schema`: the JSON Schema,
+    as text, that the completion is held to; empty: none. `tools`: what the chat template tells the model that it can
+    call, as a JSON list. `stream`: whether `Delta` events are wanted; without it the engine sends only Accepted and the
+    end. `cache_salt`: computed prompt beginnings are used again only among requests with the same one, since the time
+    that they save tells that somebody has sent the same beginning before. `most_tokens`: what is reserved for prompt
+    and completion together, which they never exceed; None: no bound. `embed`: nothing is completed; the end
+    brings the prompt's embedding.
     """
 
     request_id: str
@@ -78,6 +86,9 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
     stream: bool = True
     fills_context: bool = False
     response_schema: str = ""
+    tools: str = ""
+    tokens: tuple[int, ...] | None = None
+    embed: bool = False
     cache_salt: str = ""
     most_tokens: int | None = None
 
@@ -130,7 +141,7 @@ class Finished(msgspec.Struct, frozen=True, tag="finished", omit_defaults=True):
     `text` is the whole completion, `delta` the part of it not yet sent as Delta, `logprobs` those of that part. Times
     are in seconds: `queue_time` from arrival to the first prefill step, `prefill_time` from then to the first token,
     `decode_time` from the first token to the last. `cached_tokens` counts the prompt tokens whose keys and values were
-    reused.
+    reused. `embedding`: of the prompt, if that was asked for, as 32-bit floats, little-endian.
     """
 
     request_id: str
@@ -144,6 +155,7 @@ class Finished(msgspec.Struct, frozen=True, tag="finished", omit_defaults=True):
     prefill_time: float
     decode_time: float
     logprobs: tuple[TokenLogprob, ...] = ()
+    embedding: bytes = b""
 
     @property
     def time_to_first_token(self) -> float:

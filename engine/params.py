@@ -8,6 +8,7 @@ import msgspec
 MAX_STOP_STRINGS = 16
 MAX_STOP_LENGTH = 256
 MAX_LOGPROBS = 20
+MAX_BIASES = 1024
 MAX_SEED = 2**63 - 1
 
 
@@ -29,6 +30,7 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     or completion (Keskar et al. 2019, CTRL).
     presence_penalty, frequency_penalty: in [-2, 2]; 0 is off; taken from the logits of tokens of the completion so far,
     once for each such token, and once for each time that it was generated (OpenAI's definition).
+    logit_bias: (token, -100 to 100) pairs; added to the logits of those tokens.
     logprobs: how many of the likeliest tokens to tell with each token, 0 to 20; None tells nothing.
     seed: makes a sampled completion repeatable. stop: strings that end the completion and are not part of it.
     """
@@ -41,6 +43,7 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
     logprobs: int | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
@@ -66,6 +69,11 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
         )
         for name in ("presence_penalty", "frequency_penalty"):
             _check(name, getattr(self, name), lambda v: -2 <= v <= 2, "must be between -2 and 2")
+        if len(self.logit_bias) > MAX_BIASES:
+            raise InvalidParameter("logit_bias", f"may name at most {MAX_BIASES} tokens")
+        for token, bias in self.logit_bias:
+            _check("logit_bias", token, lambda v: v >= 0, "must name tokens by their numbers")
+            _check("logit_bias", bias, lambda v: -100 <= v <= 100, "must be between -100 and 100")
         if self.logprobs is not None:
             _check("logprobs", self.logprobs, lambda v: 0 <= v <= MAX_LOGPROBS, f"must be between 0 and {MAX_LOGPROBS}")
         if self.seed is not None:

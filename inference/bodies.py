@@ -97,7 +97,9 @@ class BatchBody(Parameters, kw_only=True, forbid_unknown_fields=True, rename={"r
 class Prompt:
     """What is to be completed, and how; checked. `fills_context`: max_tokens gives way to the model's context.
 
-    `response_schema`: the JSON Schema that the answer is held to; empty: none.
+    `response_schema`: the JSON Schema that the answer is held to; empty: none. `tools`: what the model may call, as a
+    JSON list for its chat template. `tokens`: the prompt in the place of `text`, as the model's own tokens.
+    `embed`: its embedding is wanted, and no completion.
     """
 
     params: SamplingParams
@@ -107,6 +109,9 @@ class Prompt:
     raw: bool
     fills_context: bool = False
     response_schema: str = ""
+    tools: str = ""
+    tokens: tuple[int, ...] | None = None
+    embed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

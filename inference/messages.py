@@ -6,7 +6,7 @@ import msgspec
 
 from engine.messages import Generate, RequestEvent
 
-Kind = Literal["infer", "batch_infer", "stream_infer", "chat_completions", "completions"]
+Kind = Literal["infer", "batch_infer", "stream_infer", "chat_completions", "completions", "embeddings"]
 
 
 class Job(msgspec.Struct, frozen=True):

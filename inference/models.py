@@ -24,6 +24,7 @@ class RequestRecord(models.Model):
         STREAM = "stream_infer"
         CHAT_COMPLETIONS = "chat_completions"
         COMPLETIONS = "completions"
+        EMBEDDINGS = "embeddings"
 
     request_id = models.CharField(max_length=64, db_index=True)
     item = models.PositiveIntegerField(default=0)

@@ -10,6 +10,7 @@ import logging
 import queue
 import time
 from collections.abc import Sequence
+from dataclasses import astuple
 
 import msgspec
 
@@ -121,6 +122,8 @@ class PluginSeam:
         plugged = entry.plugged = PluggedIn(chain, run, is_stream=request.stream)
         if entry.cancelled:
             return request
+        if request.tokens is not None and run.reads_prompts:
+            raise Refused("Plugins of this server read prompts: send text instead of tokens.", field="text")
         run.begin()
         changed = with_reservation_of(_generate(request, run), request)
         plugged.output = run.output()
@@ -204,14 +207,14 @@ def _request(job: Job, entry: Running, request: Generate) -> Request:
 
 
 def _prompt(request: Generate) -> Prompt:
-    turns = None if request.messages is None else tuple(Turn(turn.role, turn.content) for turn in request.messages)
-    return Prompt(text=request.text, messages=turns, system=request.system, raw=request.raw)
+    turns = None if request.messages is None else tuple(Turn(*msgspec.structs.astuple(t)) for t in request.messages)
+    return Prompt(text=request.text, messages=turns, system=request.system, raw=request.raw, tools=request.tools)
 
 
 def _generate(request: Generate, run: Run) -> Generate:
     """The request to the engine as the plugins left it. Raises Refused for parameters that no request may have."""
     prompt, changed = run.prompt, run.request
-    turns = None if prompt.messages is None else tuple(ChatTurn(turn.role, turn.content) for turn in prompt.messages)
+    turns = None if prompt.messages is None else tuple(ChatTurn(*astuple(turn)) for turn in prompt.messages)
     parameters = {name: getattr(changed, name) for name in _PARAMETERS}
     params: SamplingParams = msgspec.structs.replace(request.params, **parameters)
     try:
@@ -219,7 +222,13 @@ def _generate(request: Generate, run: Run) -> Generate:
     except InvalidParameter as error:
         raise Refused(f"A plugin set {error.field} to a value that {error.message}.", field=error.field) from None
     return msgspec.structs.replace(
-        request, params=params, text=prompt.text, messages=turns, system=prompt.system, raw=prompt.raw
+        request,
+        params=params,
+        text=prompt.text,
+        messages=turns,
+        system=prompt.system,
+        raw=prompt.raw,
+        tools=prompt.tools,
     )
 
 

@@ -245,6 +245,9 @@ async def _submit(
             stream=stream,
             fills_context=prompt.fills_context,
             response_schema=prompt.response_schema,
+            tools=prompt.tools,
+            tokens=prompt.tokens,
+            embed=prompt.embed,
             cache_salt="" if settings.SHARED_PREFIX_CACHE else _cache_owner(origin.caller),
         )
         for prompt in prompts

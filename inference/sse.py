@@ -73,7 +73,9 @@ class EventStream:
                 self._written = False
                 events = await self._drained(left)
                 if events:
-                    yield b"".join([self._lines.line(index, event) for index, event in events])
+                    lines = b"".join([self._lines.line(index, event) for index, event in events])
+                    if lines:  # a door may wait for more before it says anything
+                        yield lines
                     if any(isinstance(event, Failed) for _, event in events):
                         return
                     left -= {index for index, event in events if not isinstance(event, Delta)}
@@ -104,7 +106,8 @@ class EventStream:
         body = self._body
         if body is None or not body.is_open:
             return False
-        body.write(self._lines.line(0, event))
+        if line := self._lines.line(0, event):
+            body.write(line)
         self._written = True
         return True
 

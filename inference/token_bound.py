@@ -14,8 +14,9 @@ from engine.messages import Generate
 # What a chat template adds: around each turn, and once (a system prompt or a date of its own).
 TEMPLATE_TOKENS = 128
 TURN_TOKENS = 16
-
-
+# Templates explain tools, and may write them with indentation.
+TOOLS_TOKENS = 512
+TOOLS_GROWTH = 4
 # An open completion with room for fewer tokens is no answer.
 LEAST_ANSWER = 16
 
@@ -55,9 +56,12 @@ def prompt_tokens(request: Generate) -> int:
 
     A token of a byte-level or byte-fallback vocabulary, which LLaMA-family models have, stands for one byte or more.
     """
-    texts = [turn.content for turn in request.messages or ()]
+    texts = [turn.content + turn.tool_calls + turn.tool_call_id for turn in request.messages or ()]
     texts += [text for text in (request.text, request.system) if text is not None]
-    return sum(len(text.encode()) for text in texts) + TURN_TOKENS * len(texts) + TEMPLATE_TOKENS
+    size = sum(len(text.encode()) for text in texts) + TURN_TOKENS * len(texts) + TEMPLATE_TOKENS
+    if request.tools:
+        size += TOOLS_TOKENS + TOOLS_GROWTH * len(request.tools.encode())
+    return size + len(request.tokens or ())
 
 
 def with_reservation_of(changed: Generate, before: Generate) -> Generate:

@@ -124,6 +124,11 @@ class Run:
             elif link.fail_closed:
                 raise PluginFailed(link.plugin_id)
 
+    @property
+    def reads_prompts(self) -> bool:
+        """Whether a plugin sees, and may refuse or change, what the model is to complete."""
+        return bool(self._having("request_in") or self._having("prompt"))
+
     def begin(self) -> None:
         """Run the hooks before the model; `request` and `prompt` are then what they made of it."""
         for use in self._having("request_in"):

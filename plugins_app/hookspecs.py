@@ -4,7 +4,7 @@ This module knows neither Django nor the rest of the server, so that a plugin ca
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import pluggy
@@ -55,34 +55,52 @@ class PluginInfo:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One turn of a conversation."""
+    """One turn of a conversation. `tool_calls`: those that the model has made in it, as a JSON list, in the form of its
+    chat template. `tool_call_id`: whose result a turn of the role `tool` is."""
 
     role: str
     content: str
+    tool_calls: str = ""
+    tool_call_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What the model is to complete: `text` or `messages`. `raw`: without the model's chat template."""
+    """What the model is to complete: `text` or `messages`. `raw`: without the model's chat template.
+
+    `tools`: what the model may call, as a JSON list for its chat template.
+    """
 
     text: str | None = None
     messages: tuple[Turn, ...] | None = None
     system: str | None = None
     raw: bool = False
+    tools: str = ""
 
     def map(self, change: Callable[[str], str]) -> "Prompt":
-        """This prompt with every text in it changed."""
+        """This prompt with every text in it changed; JSON that is none any more is refused later."""
+
+        def turn(before: Turn) -> Turn:
+            calls = before.tool_calls and change(before.tool_calls)
+            return replace(before, content=change(before.content), tool_calls=calls)
+
         return Prompt(
             text=None if self.text is None else change(self.text),
-            messages=None if self.messages is None else tuple(Turn(t.role, change(t.content)) for t in self.messages),
+            messages=None if self.messages is None else tuple(map(turn, self.messages)),
             system=None if self.system is None else change(self.system),
             raw=self.raw,
+            tools=self.tools and change(self.tools),
         )
 
     def parts(self) -> list[tuple[str, str]]:
         """Every text in it, with the name of the field that it came in."""
         found = [] if self.text is None else [("text", self.text)]
-        found += [(f"messages[{index}].content", turn.content) for index, turn in enumerate(self.messages or ())]
+        for index, turn in enumerate(self.messages or ()):
+            found.append((f"messages[{index}].content", turn.content))
+            if turn.tool_calls:
+                found.append((f"messages[{index}].tool_calls", turn.tool_calls))
+        if self.tools:
+            found.append(("tools", self.tools))
         return found if self.system is None else [*found, ("system", self.system)]
 
 

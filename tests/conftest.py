@@ -65,8 +65,10 @@ def django_db_setup(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[RunningServer]:
-    """The whole server with the demo model, started once for the test run."""
-    with running_server(tmp_path_factory.mktemp("server")) as running:
+    """The whole server with the demo model, started once for the test run; others may be put into `models_root`."""
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "models").mkdir()
+    with running_server(folder, LLAMA_GPU_MODEL_ROOTS=str(folder / "models")) as running:
         pytestconfig.stash.setdefault(_servers, []).append(running)
         yield running
 

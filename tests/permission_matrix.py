@@ -83,6 +83,7 @@ MATRIX: dict[str, Row] = {
     "GET /v1/models/{model_id}": Row("read", objects=SHARED),
     "POST /v1/chat/completions": Row("write"),
     "POST /v1/completions": Row("write"),
+    "POST /v1/embeddings": Row("write"),
     # jobs
     "GET /api/v1/jobs": Row("read"),
     "POST /api/v1/jobs": Row("write"),

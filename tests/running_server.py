@@ -36,6 +36,11 @@ class RunningServer:
     _log_seen: int = 0
 
     @property
+    def models_root(self) -> Path:
+        """A folder that models may be registered from, where the server was started with it as a model root."""
+        return self.data_dir.parent / "models"
+
+    @property
     def redis_url(self) -> str:
         return str(self.instance()["redis_url"])
 

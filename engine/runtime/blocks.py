@@ -53,7 +53,7 @@ class BlockPool:
 
         At least one token is left to compute, since the logits after the last one are needed.
         """
-        if not self._prefix_caching:
+        if not self._prefix_caching or sequence.embeds:  # an embedding takes the hidden states of all tokens
             return
         entry: _Parent = sequence.request.cache_salt
         for start in range(0, len(sequence.tokens) - BLOCK_SIZE, BLOCK_SIZE):

@@ -20,12 +20,19 @@ _CONTEXT_LENGTH = 8192
 
 
 class EchoTokenizer:
-    """Up to six bytes of UTF-8 make one token, so that tokens may end within a character, as real ones do."""
+    """Up to six bytes of UTF-8 make one token, so that tokens may end within a character, as real ones do.
+
+    A conversation is its texts; tools are not told of, but a prompt that looks like a call is echoed as one.
+    """
 
     eos_tokens: frozenset[int] = frozenset()
     has_chat_template = False
 
     def encode(self, request: Generate) -> list[int]:
+        if request.tokens is not None:
+            raise RequestRefused("INVALID_INPUT", "the echo runner takes no tokens", field="text")
+        if request.embed:
+            raise RequestRefused("INVALID_INPUT", "the echo runner makes no embeddings", field="model")
         texts = [turn.content for turn in request.messages or ()] or [request.text or ""]
         if request.system and not request.raw:
             texts.insert(0, request.system)

@@ -10,7 +10,7 @@ import torch
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 
-from engine.runtime.kernels.batch import StepBatch
+from engine.runtime.kernels.batch import StepBatch, StepResult
 from engine.runtime.kernels.interface import AttentionShape
 from engine.runtime.kernels.portable import PagedCache
 from engine.runtime.runner import ModelLoadError
@@ -25,6 +25,7 @@ _HARMLESS = {
     "use_cache",
     "cache_position",
     "output_attentions",
+    "output_hidden_states",
     "logits_to_keep",
 }
 
@@ -91,8 +92,8 @@ class GeneralModel:
         self.bytes = sum(parameter.nbytes for parameter in module.parameters())
         self.cache_bytes = self._cache.bytes
 
-    def forward(self, batch: StepBatch) -> torch.Tensor:
-        """Run one step; returns the logits of the rows to sample from, [samples, vocabulary]."""
+    def forward(self, batch: StepBatch) -> StepResult:
+        """Run one step."""
         self._cache.begin(batch)
         positions = torch.zeros_like(batch.tokens)
         positions[: batch.rows] = batch.positions
@@ -102,6 +103,9 @@ class GeneralModel:
             use_cache=False,
             paged_cache=self._cache,
             logits_to_keep=batch.samples if len(batch.samples) else 1,
+            output_hidden_states=len(batch.pooled) > 0,
         )
-        logits: torch.Tensor = result.logits[0]
-        return logits if len(batch.samples) else torch.empty(0)
+        return StepResult(
+            logits=result.logits[0] if len(batch.samples) else torch.empty(0),
+            hidden=result.hidden_states[-1][0][batch.pooled] if len(batch.pooled) else torch.empty(0),
+        )

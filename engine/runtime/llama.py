@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 
 from engine.memory import FAST_MODEL_TYPES
-from engine.runtime.kernels.batch import StepBatch
+from engine.runtime.kernels.batch import StepBatch, StepResult
 from engine.runtime.kernels.interface import Kernels
 from engine.runtime.linears import DenseLinear, Linear, make_linear
 from engine.runtime.split import Part
@@ -134,8 +134,8 @@ class LlamaModel:
         head = 0 if self._head_is_embedding else self.head.bytes
         return self.embedding.nbytes + head + sum(part.bytes for part in linears)
 
-    def forward(self, batch: StepBatch, kernels: Sequence[Kernels]) -> torch.Tensor:
-        """Run one step, each stage with its kernels; returns the logits of the rows to sample from, [samples, V]."""
+    def forward(self, batch: StepBatch, kernels: Sequence[Kernels]) -> StepResult:
+        """Run one step, each stage with its kernels."""
         residual = functional.embedding(batch.tokens, self.embedding).float()
         delta: torch.Tensor | None = None
         epsilon = self.epsilon
@@ -150,12 +150,15 @@ class LlamaModel:
                 attended = kernel.attention(index, layer.qkv(hidden), layer.q_norm, layer.k_norm, epsilon)
                 hidden = kernel.add_rms_norm(residual, layer.output(attended), layer.post_norm, epsilon)
                 delta = layer.down(kernel.silu_mul(layer.gate_up(hidden)))
-        if not len(batch.samples):
-            return torch.empty(0)
-        if delta is not None:
-            delta = delta[batch.samples]
-        last = kernels[-1].add_rms_norm(residual[batch.samples], delta, self.final_norm, epsilon)
-        return self.head(last)
+
+        def last(rows: torch.Tensor) -> torch.Tensor:
+            own = None if delta is None else delta[rows]
+            return kernels[-1].add_rms_norm(residual[rows], own, self.final_norm, epsilon)
+
+        return StepResult(
+            logits=self.head(last(batch.samples)) if len(batch.samples) else torch.empty(0),
+            hidden=last(batch.pooled) if len(batch.pooled) else torch.empty(0),
+        )
 
 
 def rotary_tables(rotary: Any, positions: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,7 +16,7 @@ from engine.messages import EngineConfig
 from engine.runtime import device_memory
 from engine.runtime.budget import Budget
 from engine.runtime.general import GeneralModel
-from engine.runtime.kernels.batch import StepBatch
+from engine.runtime.kernels.batch import StepBatch, StepResult
 from engine.runtime.kernels.interface import AttentionShape, Kernels
 from engine.runtime.kernels.native import NativeKernels, NativeUnavailable, load_library
 from engine.runtime.kernels.portable import PortableKernels
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 class LoadedModel:
     """`forward` takes a batch on the first of `parts`' devices."""
 
-    forward: Callable[[StepBatch], torch.Tensor]
+    forward: Callable[[StepBatch], StepResult]
     parts: tuple[Part, ...]
     parameters: int
     weight_bytes: int

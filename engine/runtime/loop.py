@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.messages import Accepted, Delta, Failed, FinishReason, RequestEvent, Step, TokenLogprob
-from engine.runtime.runner import RequestRefused, Runner, Sampled
+from engine.runtime.runner import Embedded, RequestRefused, Runner, Sampled
 from engine.runtime.scheduler import Chunk, Scheduler
 from engine.runtime.sequence import Sequence
 from engine.runtime.step_figures import FiguresGatherer
@@ -105,6 +105,8 @@ class EngineLoop:
         for chunk, outcome in zip(chunks, outcomes, strict=True):
             if isinstance(outcome, RequestRefused):
                 self._fail(chunk.sequence, outcome)
+            elif isinstance(outcome, Embedded):
+                self._finish_embedding(chunk.sequence, outcome, now)
             elif outcome is not None:
                 try:
                     self._take_token(chunk.sequence, outcome, now)
@@ -145,6 +147,11 @@ class EngineLoop:
             reason = "stop"
         self.scheduler.finish(sequence)
         self._events.append(sequence.finish(reason, text + rest, now))
+
+    def _finish_embedding(self, sequence: Sequence, outcome: Embedded, now: float) -> None:
+        sequence.first_token = sequence.last_token = now
+        self.scheduler.finish(sequence)
+        self._events.append(sequence.finish("stop", "", now, outcome.vector))
 
     def _fail(self, sequence: Sequence, reason: RequestRefused) -> None:
         self.scheduler.finish(sequence)

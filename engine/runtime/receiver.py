@@ -73,8 +73,7 @@ class CommandReceiver:
         try:
             request.params.validate()
             prompt = self._tokenizer.encode(request)
-            if max(prompt) >= self._vocab_size:
-                raise RequestRefused("INFERENCE_FAILED", "the model has no embedding for a token of this prompt")
+            self._check_tokens(request, prompt)
             request = self._fitted(request, len(prompt))
             constraint = self._tokenizer.constraint(request.response_schema) if request.response_schema else None
         except InvalidParameter as error:
@@ -86,16 +85,27 @@ class CommandReceiver:
             return Failed(request.request_id, "INFERENCE_FAILED", "the prompt can't be tokenised")
         return Sequence(request, prompt, Detokenizer(self._tokenizer.decode, request.params.stop), constraint)
 
+    def _check_tokens(self, request: Generate, prompt: list[int]) -> None:
+        """Raises RequestRefused for tokens that the model doesn't have."""
+        if max(prompt) >= self._vocab_size:
+            if request.tokens is not None:
+                message = f"the model's tokens end at {self._vocab_size - 1}"
+                raise RequestRefused("INVALID_INPUT", message, field="text")
+            raise RequestRefused("INFERENCE_FAILED", "the model has no embedding for a token of this prompt")
+        if any(token >= self._vocab_size for token, _ in request.params.logit_bias):
+            message = f"the model's tokens end at {self._vocab_size - 1}"
+            raise RequestRefused("INVALID_INPUT", message, field="logit_bias")
+
     def _fitted(self, request: Generate, prompt_tokens: int) -> Generate:
         """The request with as many tokens as it may have. Raises RequestRefused when that is too few."""
         context, reserved = self._context_length, request.most_tokens
         limit = context if reserved is None else min(context, reserved)
-        if request.fills_context and prompt_tokens < limit:
+        if request.fills_context and not request.embed and prompt_tokens < limit:
             most = min(request.params.max_tokens, limit - prompt_tokens)
             return msgspec.structs.replace(request, params=msgspec.structs.replace(request.params, max_tokens=most))
-        asked = 1 if request.fills_context else request.params.max_tokens
+        asked = 0 if request.embed else 1 if request.fills_context else request.params.max_tokens
         if prompt_tokens + asked > context:
-            raise _too_long_for_context(request, prompt_tokens, context)
+            raise _too_long_for_context(request, prompt_tokens, asked, context)
         if prompt_tokens + asked > limit:
             raise RequestRefused(
                 "INVALID_INPUT",
@@ -109,14 +119,14 @@ class CommandReceiver:
         return request
 
 
-def _too_long_for_context(request: Generate, prompt_tokens: int, context: int) -> RequestRefused:
+def _too_long_for_context(request: Generate, prompt_tokens: int, asked: int, context: int) -> RequestRefused:
     field = "max_tokens" if prompt_tokens < context else "messages" if request.messages else "text"
     return RequestRefused(
         "INVALID_INPUT",
-        f"prompt of {prompt_tokens} tokens and max_tokens of {request.params.max_tokens} "
+        f"prompt of {prompt_tokens} tokens and max_tokens of {asked} "
         f"are more than the model's context of {context} tokens",
         field=field,
         prompt_tokens=prompt_tokens,
-        max_tokens=request.params.max_tokens,
+        max_tokens=asked,
         context_length=context,
     )

@@ -69,7 +69,14 @@ class Sampled:
     top: tuple[tuple[int, float], ...]
 
 
-Outcome = int | Sampled | RequestRefused
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """A prompt's embedding: 32-bit floats, little-endian."""
+
+    vector: bytes
+
+
+Outcome = int | Sampled | Embedded | RequestRefused
 
 
 class PromptTokenizer(Protocol):
@@ -98,4 +105,5 @@ class Runner(Protocol):
     tokenizer: PromptTokenizer
 
     def step(self, chunks: list[Chunk]) -> list[Outcome | None]:
-        """Run all chunks in one pass; for each, its sampled token, None if it doesn't sample, or why it failed."""
+        """Run all chunks in one pass; for each, its sampled token or its embedding, None if it isn't that far, or why
+        it failed."""

@@ -78,7 +78,7 @@ def _tell_logprobs(logits: torch.Tensor, sequences: list[Sequence], outcomes: li
 
 
 def _penalise(logits: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
-    """Change the scores of tokens that a sequence has already, as its penalties say."""
+    """Change scores as a sequence's parameters say: of tokens that it has already, and of those that they name."""
     penalised = [row for row, sequence in enumerate(sequences) if _is_penalised(sequence)]
     if not penalised:
         return logits
@@ -95,12 +95,16 @@ def _penalise(logits: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
             made = torch.tensor(list(counts), dtype=torch.long, device=logits.device)
             times = torch.tensor(list(counts.values()), dtype=logits.dtype, device=logits.device)
             logits[row, made] -= params.presence_penalty + params.frequency_penalty * times
+        if params.logit_bias:
+            tokens, biases = zip(*params.logit_bias, strict=True)
+            logits[row, torch.tensor(tokens, device=logits.device)] += torch.tensor(biases, device=logits.device)
     return logits
 
 
 def _is_penalised(sequence: Sequence) -> bool:
     params = sequence.params
-    return params.repetition_penalty != 1 or params.presence_penalty != 0 or params.frequency_penalty != 0
+    penalties = params.repetition_penalty != 1 or params.presence_penalty != 0 or params.frequency_penalty != 0
+    return penalties or bool(params.logit_bias)
 
 
 def _draw(logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:

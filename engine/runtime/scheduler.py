@@ -17,7 +17,7 @@ LOWER_PRIORITY_TURN = 5
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The tokens [start, start + count) of a sequence, to be run in one step; `samples` if they are its last ones."""
+    """The tokens [start, start + count) of a sequence, to be run in one step; `samples` if a token is to follow."""
 
     sequence: Sequence
     start: int
@@ -144,7 +144,8 @@ class Scheduler:
         count = min(budget, sequence.remaining)
         if count <= 0:
             return 0
-        chunks.append(Chunk(sequence, sequence.computed, count, samples=count == sequence.remaining))
+        samples = count == sequence.remaining and not sequence.embeds
+        chunks.append(Chunk(sequence, sequence.computed, count, samples=samples))
         return count
 
     def _background_rests(self) -> bool:

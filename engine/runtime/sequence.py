@@ -2,7 +2,7 @@
 
 import random
 import time
-from typing import Protocol
+from typing import Any, Protocol
 
 from engine.messages import Finished, FinishReason, Generate, TokenLogprob
 from engine.runtime.detokenizer import Detokenizer
@@ -49,6 +49,7 @@ class Sequence:
         self.committed_blocks = 0
         self.prefix_entry: int | str = request.cache_salt
         self.cached_tokens = 0
+        self.hidden_sum: Any = None  # of the tokens that are computed, of a sequence that embeds
 
         self.arrived = time.perf_counter()
         self.started: float | None = None
@@ -69,6 +70,11 @@ class Sequence:
         return len(self.tokens) - self.computed
 
     @property
+    def embeds(self) -> bool:
+        """Whether it ends with its prompt: the hidden states are wanted, and no token."""
+        return self.request.embed
+
+    @property
     def decoding(self) -> bool:
         return self.first_token is not None and self.remaining == 1
 
@@ -78,7 +84,7 @@ class Sequence:
             self.first_token = now
         self.last_token = now
 
-    def finish(self, reason: FinishReason, delta: str, now: float) -> Finished:
+    def finish(self, reason: FinishReason, delta: str, now: float, embedding: bytes = b"") -> Finished:
         """The one message that ends the request well."""
         started = self.started if self.started is not None else now
         first = self.first_token if self.first_token is not None else now
@@ -95,6 +101,7 @@ class Sequence:
             prefill_time=first - started,
             decode_time=last - first,
             logprobs=self._last_logprobs(delta),
+            embedding=embedding,
         )
 
     def _last_logprobs(self, delta: str) -> tuple[TokenLogprob, ...]:

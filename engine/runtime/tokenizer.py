@@ -6,10 +6,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from transformers import AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from engine.messages import Generate
+from engine.messages import ChatTurn, Generate
 from engine.runtime.runner import RequestRefused
 from engine.runtime.sequence import Constraint
 
@@ -35,15 +36,18 @@ class HuggingFaceTokenizer:
         self._compiler: GrammarCompiler | None = None
 
     def encode(self, request: Generate) -> list[int]:
+        tokens: list[int]
         if request.messages is not None and request.raw:
             raise RequestRefused(
                 "INVALID_INPUT", "messages need the chat template, which raw switches off", field="raw"
             )
-        if request.messages is None and (request.raw or not self.has_chat_template):
+        if request.tokens is not None:
+            tokens = list(request.tokens)
+        elif request.messages is None and (request.raw or not self.has_chat_template):
             prompt = request.text or ""
             if request.system and not request.raw:
                 prompt = f"{request.system}\n\n{prompt}"
-            tokens: list[int] = self._tokenizer.encode(prompt)
+            tokens = self._tokenizer.encode(prompt)
         else:
             tokens = self._encode_chat(request)
         if not tokens:
@@ -90,23 +94,53 @@ class HuggingFaceTokenizer:
     def _is_byte_level(self) -> bool:
         return self._rust is not None and "ByteLevel" in str(self._rust.decoder)
 
+    @cached_property
+    def _knows_tools(self) -> bool:
+        template: str = self._tokenizer.get_chat_template(tools=[{}])  # models may have one of their own for tools
+        return re.search(r"\btools\b", template) is not None
+
     def _encode_chat(self, request: Generate) -> list[int]:
         if not self.has_chat_template:
             raise RequestRefused(
                 "INVALID_INPUT", "this model has no chat template; send text instead of messages", field="messages"
             )
-        turns = [{"role": turn.role, "content": turn.content} for turn in request.messages or ()]
+        turns = [_turn(turn) for turn in request.messages or ()]
+        tools = _json_list(request.tools, "tools") if request.tools else None
+        if not self._knows_tools and (tools or any("tool_calls" in turn or turn["role"] == "tool" for turn in turns)):
+            raise RequestRefused(
+                "INVALID_INPUT", "this model's chat template has no tools", field="tools" if tools else "messages"
+            )
         if not turns:
             turns = [{"role": "user", "content": request.text or ""}]
         if request.system:
             turns.insert(0, {"role": "system", "content": request.system})
         try:
-            encoded: Any = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)
+            encoded: Any = self._tokenizer.apply_chat_template(
+                turns, tools=tools, add_generation_prompt=True, return_dict=True
+            )
         except Exception as error:  # templates raise what they like, for instance for roles that don't alternate
             raise RequestRefused(
                 "INVALID_INPUT", f"the model's chat template refuses these messages: {error}", field="messages"
             ) from error
         return list(encoded["input_ids"])
+
+
+def _turn(turn: ChatTurn) -> dict[str, Any]:
+    """A turn as chat templates take it. Raises RequestRefused."""
+    made: dict[str, Any] = {"role": turn.role, "content": turn.content}
+    if turn.tool_calls:
+        made["tool_calls"] = _json_list(turn.tool_calls, "messages")
+    if turn.tool_call_id:
+        made["tool_call_id"] = turn.tool_call_id
+    return made
+
+
+def _json_list(text: str, field: str) -> list[Any]:
+    """What a plugin may have changed, and so broken. Raises RequestRefused."""
+    try:
+        return msgspec.json.decode(text, type=list[Any])
+    except msgspec.DecodeError:
+        raise RequestRefused("INVALID_INPUT", "tools or their calls are no JSON any more", field=field) from None
 
 
 def _eos_tokens(folder: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

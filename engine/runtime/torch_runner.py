@@ -17,6 +17,7 @@ from engine.runtime.kernels.batch import pack
 from engine.runtime.linears import PackedLinear
 from engine.runtime.loading import Loader
 from engine.runtime.model_files import read_configuration, read_tokenizer
+from engine.runtime.pooling import pool
 from engine.runtime.runner import ModelFacts, ModelLoadError, Outcome
 from engine.runtime.sampler import sample
 from engine.runtime.scheduler import Chunk
@@ -79,12 +80,11 @@ class TorchRunner:
 
     def step(self, chunks: list[Chunk]) -> list[Outcome | None]:
         with torch.inference_mode():
-            logits = self._forward(pack(chunks, self._device))
+            result = self._forward(pack(chunks, self._device))
             sampling = [chunk.sequence for chunk in chunks if chunk.samples]
-            if not sampling:
-                return [None] * len(chunks)
-            tokens = iter(sample(logits, sampling))
-        return [next(tokens) if chunk.samples else None for chunk in chunks]
+            tokens = iter(sample(result.logits, sampling) if sampling else ())
+            vectors = pool(result.hidden, chunks)
+        return [next(tokens) if chunk.samples else vectors.get(chunk.sequence.request_id) for chunk in chunks]
 
     def logits(self, tokens: list[int], *, first: int = 0, rows: int = 256) -> torch.Tensor:
         """The scores of the next token after each of tokens[first:], float32 [tokens, vocabulary], `rows` at a time.
@@ -97,7 +97,7 @@ class TorchRunner:
             for start in range(first, len(tokens), rows):
                 batch = pack(reading(tokens, start, min(rows, len(tokens) - start)), self._device)
                 every = torch.arange(batch.rows, device=self._device)
-                found.append(self._forward(replace(batch, samples=every)).float().cpu())
+                found.append(self._forward(replace(batch, samples=every)).logits.float().cpu())
         return torch.cat(found)
 
     def _warm_up(self, config: EngineConfig, parameters: int, blocks: int, context: int) -> None:

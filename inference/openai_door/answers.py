@@ -8,6 +8,8 @@ from common.errors import InferenceFailed
 from common.openai_errors import openai_failure
 from engine.messages import Delta, Finished, TokenLogprob
 from inference.calls import Event, error_of
+from inference.openai_door.tool_calls import Piece, ToolCall, ToolCallReader
+from inference.openai_door.tools import Tooling
 from inference.sse import encoded
 from models_mgmt.models import Model
 
@@ -16,6 +18,7 @@ Style = Literal["chat", "text"]
 _OBJECTS = {"chat": "chat.completion", "text": "text_completion"}
 _CHUNKS = {"chat": "chat.completion.chunk", "text": "text_completion"}
 _IDS = {"chat": "chatcmpl-", "text": "cmpl-"}
+_TOOL_CALLS = "tool_calls"
 _DONE = b"data: [DONE]\n\n"
 
 
@@ -24,19 +27,34 @@ def model_body(model: Model) -> dict[str, Any]:
     return {"id": model.id, "object": "model", "created": int(model.created_at.timestamp()), "owned_by": "llama-gpu"}
 
 
-def answer(style: Style, *, request_id: str, model: Model, ends: Sequence[Finished], n: int) -> dict[str, Any]:
+def answer(
+    style: Style,
+    *,
+    request_id: str,
+    model: Model,
+    ends: Sequence[Finished],
+    n: int,
+    tooling: Tooling | None = None,
+) -> dict[str, Any]:
     """A whole answer; of the `ends`, each `n` are of one prompt. Raises InferenceFailed for what was cancelled."""
     return {
         **_head(style, _OBJECTS[style], request_id, model),
-        "choices": [_choice(style, index, end) for index, end in enumerate(ends)],
+        "choices": [_choice(style, index, end, tooling) for index, end in enumerate(ends)],
         "usage": _usage(ends, n),
     }
 
 
-def _choice(style: Style, index: int, end: Finished) -> dict[str, Any]:
+def _choice(style: Style, index: int, end: Finished, tooling: Tooling | None) -> dict[str, Any]:
     reason = _finish_reason(end)
     if style == "chat":
-        message = {"role": "assistant", "content": end.text, "refusal": None}
+        message: dict[str, Any] = {"role": "assistant", "content": end.text, "refusal": None}
+        if tooling is not None:
+            reader = ToolCallReader(tooling.names, single=tooling.single)
+            pieces = reader.feed(end.text) + reader.finish()
+            if reader.has_called:
+                message["content"] = "".join(piece for piece in pieces if isinstance(piece, str)) or None
+                message["tool_calls"] = [_call_body(piece) for piece in pieces if isinstance(piece, ToolCall)]
+                reason = _TOOL_CALLS
         return {"index": index, "message": message, "logprobs": _chat_logprobs(end.logprobs), "finish_reason": reason}
     return {"index": index, "text": end.text, "logprobs": _text_logprobs(end.logprobs, 0), "finish_reason": reason}
 
@@ -44,7 +62,17 @@ def _choice(style: Style, index: int, end: Finished) -> dict[str, Any]:
 class ChunkLines:
     """The same as a stream: `Lines` of chunks, with the end that OpenAI's clients wait for."""
 
-    def __init__(self, style: Style, *, request_id: str, model: Model, choices: int, n: int, usage: bool) -> None:
+    def __init__(
+        self,
+        style: Style,
+        *,
+        request_id: str,
+        model: Model,
+        choices: int,
+        n: int,
+        usage: bool,
+        tooling: Tooling | None = None,
+    ) -> None:
         self._style = style
         self._head = _head(style, _CHUNKS[style], request_id, model)
         self._choices = choices
@@ -52,6 +80,10 @@ class ChunkLines:
         self._usage = usage
         self._ends: dict[int, Finished] = {}
         self._offsets = [0] * choices
+        self._readers = (
+            [ToolCallReader(tooling.names, single=tooling.single) for _ in range(choices)] if tooling else []
+        )
+        self._calls = [0] * choices
 
     def opening(self) -> bytes:
         if self._style == "text":
@@ -69,6 +101,9 @@ class ChunkLines:
                 return b"data: %b\n\n" % encoded(openai_failure(error))
             self._ends[index] = event
             rest = self._text(index, event.delta, event.logprobs) if event.delta or event.logprobs else b""
+            if self._readers:
+                rest += self._pieces(index, self._readers[index].finish())
+                reason = _TOOL_CALLS if self._readers[index].has_called else reason
             return rest + self._chunk(index, {} if self._style == "chat" else {"text": ""}, reason)
         return b"data: %b\n\n" % encoded(openai_failure(error_of(event)))
 
@@ -81,11 +116,29 @@ class ChunkLines:
         return self._line({"choices": [], "usage": _usage(ends, self._n)}) + _DONE
 
     def _text(self, index: int, text: str, entries: Sequence[TokenLogprob]) -> bytes:
+        if self._readers:
+            return self._pieces(index, self._readers[index].feed(text))
         if self._style == "chat":
             return self._chunk(index, {"content": text}, None, _chat_logprobs(entries))
         logprobs = _text_logprobs(entries, self._offsets[index])
         self._offsets[index] += len(text)
         return self._chunk(index, {"text": text}, None, logprobs)
+
+    def _pieces(self, index: int, pieces: Sequence[Piece]) -> bytes:
+        """What can be told now. A call is two chunks: its name, its arguments."""
+        lines = []
+        for piece in pieces:
+            if isinstance(piece, str):
+                lines.append(self._chunk(index, {"content": piece}, None))
+                continue
+            at = self._calls[index]
+            self._calls[index] += 1
+            body = _call_body(piece)
+            opening = {"index": at, **body, "function": {**body["function"], "arguments": ""}}
+            lines.append(self._chunk(index, {"tool_calls": [opening]}, None))
+            rest = {"index": at, "function": {"arguments": piece.arguments}}
+            lines.append(self._chunk(index, {"tool_calls": [rest]}, None))
+        return b"".join(lines)
 
     def _chunk(
         self, index: int, made: Mapping[str, Any], reason: str | None, logprobs: dict[str, Any] | None = None
@@ -96,6 +149,10 @@ class ChunkLines:
 
     def _line(self, fields: Mapping[str, Any]) -> bytes:
         return b"data: %b\n\n" % encoded({**self._head, **fields})
+
+
+def _call_body(call: ToolCall) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
 def _head(style: Style, kind: str, request_id: str, model: Model) -> dict[str, Any]:

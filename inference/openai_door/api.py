@@ -1,4 +1,4 @@
-"""The doors that OpenAI's clients know: /v1/models, /v1/chat/completions, /v1/completions."""
+"""The doors that OpenAI's clients know: /v1/models, /v1/chat/completions, /v1/completions, /v1/embeddings."""
 
 from typing import Any, ClassVar
 
@@ -15,10 +15,12 @@ from inference.bodies import Prompt
 from inference.messages import Kind
 from inference.openai_door.answers import ChunkLines, Style, model_body
 from inference.openai_door.bodies import CompletionRequest, parse_chat, parse_completion
+from inference.openai_door.embeddings import FIELD_NAMES, embed, parse_embedding
 from inference.openai_door.openapi import (
     OpenAISchema,
     describe_chat,
     describe_completion,
+    describe_embedding,
     describe_model,
     describe_models,
 )
@@ -70,7 +72,7 @@ class CompletionDoor(Door):
         origin = Origin(caller=self.caller, request_id=request_id.get(), kind=self.kind, headers=self.headers)
         if not asked.stream:
             return _json(await complete(asked, origin))
-        with naming(asked):
+        with naming(asked.field_names):
             return await self._stream(asked, asked.choices(), origin)
 
     async def _stream(self, asked: CompletionRequest, prompts: list[Prompt], origin: Origin) -> StreamingHttpResponse:
@@ -82,6 +84,7 @@ class CompletionDoor(Door):
                 choices=len(prompts),
                 n=asked.n,
                 usage=asked.include_usage,
+                tooling=asked.tooling,
             )
 
         events = await services.stream_completions(
@@ -123,6 +126,20 @@ class Completions(CompletionDoor):
     async def post(self, request: Request) -> HttpResponseBase:
         """Go on with a text, whole or as a stream of chunks."""
         return await self._complete(request)
+
+
+class Embeddings(Door):
+    limit_group = "infer"
+    permission = "write"
+    schema = OpenAISchema()
+
+    @describe_embedding
+    async def post(self, request: Request) -> HttpResponse:
+        """Turn texts into vectors."""
+        asked = parse_embedding(request.data)
+        origin = Origin(caller=self.caller, request_id=request_id.get(), kind="embeddings", headers=self.headers)
+        with naming(FIELD_NAMES):
+            return _json(await embed(asked=asked, origin=origin))
 
 
 def _json(body: dict[str, Any]) -> HttpResponse:

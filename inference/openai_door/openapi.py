@@ -7,6 +7,7 @@ from rest_framework import serializers
 
 from common.openapi import DoorSchema
 from inference.openai_door.bodies import ChatBody, CompletionBody
+from inference.openai_door.embeddings import EmbeddingBody
 from inference.openapi import inlined
 
 
@@ -47,7 +48,9 @@ def _object(**properties: Any) -> dict[str, Any]:
 
 _STRING = {"type": "string"}
 _INTEGER = {"type": "integer"}
-_REASON = {"type": "string", "enum": ["stop", "length"]}
+_REASON = {"type": "string", "enum": ["stop", "length", "tool_calls"]}
+_FUNCTION = _object(name=_STRING, arguments=_STRING)
+_CALL = _object(id=_STRING, type={"type": "string", "enum": ["function"]}, function=_FUNCTION)
 _USAGE = _object(
     prompt_tokens=_INTEGER,
     completion_tokens=_INTEGER,
@@ -84,7 +87,14 @@ describe_chat = extend_schema(
     tags=_TAGS,
     request={"application/json": inlined(ChatBody)},
     responses=_answers(
-        _completion("chat.completion", message=_object(role={"type": "string", "enum": ["assistant"]}, content=_STRING))
+        _completion(
+            "chat.completion",
+            message=_object(
+                role={"type": "string", "enum": ["assistant"]},
+                content={"type": ["string", "null"]},
+                tool_calls={"type": "array", "items": _CALL},
+            ),
+        )
     ),
     examples=[
         OpenApiExample(
@@ -102,6 +112,32 @@ describe_completion = extend_schema(
     examples=[
         OpenApiExample(
             "A beginning", value={"model": "default", "prompt": "Once upon a time", "max_tokens": 50}, request_only=True
+        )
+    ],
+)
+describe_embedding = extend_schema(
+    operation_id="openai_embedding",
+    tags=_TAGS,
+    request={"application/json": inlined(EmbeddingBody)},
+    responses={
+        200: _object(
+            object={"type": "string", "enum": ["list"]},
+            data={
+                "type": "array",
+                "items": _object(
+                    object={"type": "string", "enum": ["embedding"]},
+                    index=_INTEGER,
+                    embedding={"oneOf": [{"type": "array", "items": {"type": "number"}}, _STRING]},
+                ),
+            },
+            model=_STRING,
+            usage=_object(prompt_tokens=_INTEGER, total_tokens=_INTEGER),
+        ),
+        404: OpenApiResponse(response=OpenAIErrorResponseBody, description="model_not_found"),
+    },
+    examples=[
+        OpenApiExample(
+            "Two texts", value={"model": "default", "input": ["Why is the sky blue?", "Clouds"]}, request_only=True
         )
     ],
 )

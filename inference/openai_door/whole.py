@@ -28,20 +28,22 @@ async def complete_body(data: Any, origin: Origin) -> dict[str, Any]:
 
 async def complete(asked: CompletionRequest, origin: Origin) -> dict[str, Any]:
     """Raises ApiError."""
-    with naming(asked):
+    with naming(asked.field_names):
         model, ends = await services.complete(
             model_name=asked.model, prompts=asked.choices(), seconds=asked.seconds, origin=origin
         )
-    return answer(STYLES[origin.kind], request_id=origin.request_id, model=model, ends=ends, n=asked.n)
+    return answer(
+        STYLES[origin.kind], request_id=origin.request_id, model=model, ends=ends, n=asked.n, tooling=asked.tooling
+    )
 
 
 @contextmanager
-def naming(asked: CompletionRequest) -> Iterator[None]:
+def naming(names: Mapping[str, str]) -> Iterator[None]:
     """Let an error name the field as the caller has called it."""
     try:
         yield
     except InvalidInput as error:
         field = error.details.get("field")
         if isinstance(field, str):
-            error.details["field"] = asked.field_names.get(field, field)
+            error.details["field"] = names.get(field, field)
         raise

@@ -85,7 +85,7 @@ class ModelAdapter:
     @hookimpl
     def prompt(self, request: Request, prompt: Prompt) -> Prompt:
         prompt = prompt.map(self._cleaned)
-        if not any(text for field, text in prompt.parts() if field != "system"):
+        if not any(text for field, text in prompt.parts() if field not in ("system", "tools")):
             raise Refused("The prompt has no text in it.", field="text" if prompt.messages is None else "messages")
         if prompt.raw:
             return prompt
@@ -95,7 +95,11 @@ class ModelAdapter:
         if system and not has_system:
             prompt = replace(prompt, system=system)
         template = rule.get("template", "model")
-        return prompt if template == "model" else Prompt(text=render(template, prompt), raw=True)
+        if template == "model":
+            return prompt
+        if prompt.tools or any(turn.role == "tool" or turn.tool_calls for turn in prompt.messages or ()):
+            raise Refused(f"The format {template} has no tools.", field="tools" if prompt.tools else "messages")
+        return Prompt(text=render(template, prompt), raw=True)
 
     def _cleaned(self, text: str) -> str:
         if self._form != "none":

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from engine.messages import Generate
-from engine.params import SamplingParams
+from engine.params import InvalidParameter, SamplingParams
 from engine.runtime.detokenizer import Detokenizer
 from engine.runtime.runner import RequestRefused
 from engine.runtime.sampler import sample
@@ -122,3 +122,22 @@ def test_scores_that_are_not_finite_fail_that_row_alone() -> None:
     assert good == 0
     assert isinstance(bad, RequestRefused)
     assert bad.code == "INFERENCE_FAILED"
+
+
+def test_a_bias_is_added_to_its_tokens_alone() -> None:
+    logits = torch.tensor([[2.0, 1.0, 0.0, 0.0]])
+    banned, wanted, untouched = (
+        Sequence(Generate("r", SamplingParams(temperature=0, logit_bias=bias).validate()), [0], Detokenizer(str))
+        for bias in (((0, -100.0),), ((3, 5.0), (1, 1.5)), ())
+    )
+
+    assert sample(logits.repeat(3, 1), [banned, wanted, untouched]) == [1, 3, 0]
+
+
+@pytest.mark.parametrize(
+    "bias", [((0, 100.5),), ((-1, 1.0),), ((0, float("nan")),), tuple((n, 1.0) for n in range(1025))]
+)
+def test_a_bias_out_of_range_is_refused(bias: tuple[tuple[int, float], ...]) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        SamplingParams(logit_bias=bias).validate()
+    assert caught.value.field == "logit_bias"

@@ -22,13 +22,15 @@ class Span:
 class StepBatch:
     """tokens, positions, slots: [rows], int64; a slot is block * BLOCK_SIZE + place. samples: the rows to sample from.
 
-    `padded_rows` >= rows: how many rows the matrix products run on; the rest holds zeros and is ignored.
+    pooled: the rows whose hidden states are wanted. `padded_rows` >= rows: how many rows the matrix products run on;
+    the rest holds zeros and is ignored.
     """
 
     tokens: torch.Tensor
     positions: torch.Tensor
     slots: torch.Tensor
     samples: torch.Tensor
+    pooled: torch.Tensor
     spans: list[Span]
     rows: int
     padded_rows: int
@@ -40,10 +42,20 @@ class StepBatch:
             positions=self.positions.to(device),
             slots=self.slots.to(device),
             samples=self.samples.to(device),
+            pooled=self.pooled.to(device),
             spans=self.spans,
             rows=self.rows,
             padded_rows=self.padded_rows,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """logits: of the rows to sample from, [samples, vocabulary]; hidden: the last hidden states of the rows to pool,
+    [pooled, hidden]."""
+
+    logits: torch.Tensor
+    hidden: torch.Tensor
 
 
 def padded(rows: int) -> int:
@@ -60,6 +72,7 @@ def pack(chunks: list[Chunk], device: torch.device) -> StepBatch:
     positions: list[int] = []
     slots: list[int] = []
     samples: list[int] = []
+    pooled: list[int] = []
     spans: list[Span] = []
     for chunk in chunks:
         sequence, start, end = chunk.sequence, chunk.start, chunk.start + chunk.count
@@ -70,6 +83,8 @@ def pack(chunks: list[Chunk], device: torch.device) -> StepBatch:
         slots += [blocks[at // BLOCK_SIZE] * BLOCK_SIZE + at % BLOCK_SIZE for at in range(start, end)]
         if chunk.samples:
             samples.append(len(tokens) - 1)
+        if sequence.embeds:
+            pooled += range(len(tokens) - chunk.count, len(tokens))
     rows = len(tokens)
     total = padded(rows)
     tokens += [0] * (total - rows)
@@ -78,6 +93,7 @@ def pack(chunks: list[Chunk], device: torch.device) -> StepBatch:
         positions=torch.tensor(positions, device=device),
         slots=torch.tensor(slots, device=device),
         samples=torch.tensor(samples, dtype=torch.long, device=device),
+        pooled=torch.tensor(pooled, dtype=torch.long, device=device),
         spans=spans,
         rows=rows,
         padded_rows=total,

@@ -1,5 +1,6 @@
 """What the bodies of /v1/ become, and how they name what this server doesn't have."""
 
+import json
 from typing import Any
 
 import pytest
@@ -9,6 +10,9 @@ from engine.messages import ChatTurn
 from inference.openai_door.bodies import MAX_CHOICES, parse_chat, parse_completion
 
 HELLO = [{"role": "user", "content": "hello"}]
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"$ref": "#/$defs/x", "$defs": {"x": {}}}}}
+CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
 
 
 def chat(**fields: Any) -> dict[str, Any]:
@@ -86,7 +90,6 @@ def test_the_sampling_is_taken_over() -> None:
         ("audio", {}),
         ("function_call", "auto"),
         ("functions", [{"name": "f"}]),
-        ("logit_bias", {"1": 5}),
         ("metadata", {"a": "b"}),
         ("modalities", ["text", "audio"]),
         ("moderation", {}),
@@ -102,9 +105,7 @@ def test_what_chat_does_not_support_is_refused_by_name(field: str, value: Any) -
     assert refusal(parse_chat, chat(**{field: value})) == {"reason": "unsupported_parameter", "field": field}
 
 
-@pytest.mark.parametrize(
-    ("field", "value"), [("echo", True), ("suffix", "x"), ("best_of", 3), ("logit_bias", {"1": 5})]
-)
+@pytest.mark.parametrize(("field", "value"), [("echo", True), ("suffix", "x"), ("best_of", 3), ("store", True)])
 def test_what_completions_do_not_support_is_refused_by_name(field: str, value: Any) -> None:
     details = refusal(parse_completion, {"model": "m", "prompt": "x", field: value})
 
@@ -138,6 +139,8 @@ def test_values_that_ask_for_nothing_and_hints_pass(fields: dict[str, Any]) -> N
         ({"stop": [""]}, "stop"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": 5, "max_completion_tokens": 5}, "max_tokens"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {"1": 101}}, "logit_bias"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"response_format": {"type": "yaml"}}, "response_format.type"),
@@ -148,6 +151,26 @@ def test_values_that_ask_for_nothing_and_hints_pass(fields: dict[str, Any]) -> N
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": "x", "name": "ada"}]}, "messages[0].name"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": "x", "tool_calls": [CALL]}]}, "messages[0].tool_calls"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id"),
+        ({"messages": [{"role": "user", "content": "x", "tool_call_id": "1"}]}, "messages[0].tool_call_id"),
+        (
+            {
+                "messages": [
+                    {"role": "assistant", "tool_calls": [{**CALL, "function": {"name": "f", "arguments": "x"}}]}
+                ]
+            },
+            "messages[0].tool_calls[0].function.arguments",
+        ),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [TOOL, TOOL]}, "tools"),
+        ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools[0].type"),
+        ({"tools": [{"type": "function", "function": {"name": "no spaces"}}]}, "tools[0].function.name"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "other"}}}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": "any"}, "tool_choice"),
+        ({"tools": [TOOL], "logprobs": True}, "logprobs"),
+        ({"tools": [TOOL], "response_format": {"type": "json_object"}}, "response_format"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"stream": True, "stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation"),
     ],
@@ -165,7 +188,52 @@ def test_prompts_of_a_completion_are_raw_and_short_by_default() -> None:
 
 @pytest.mark.parametrize(
     ("fields", "field"),
-    [({}, "prompt"), ({"prompt": ""}, "prompt"), ({"prompt": [1, 2]}, "prompt[0]"), ({"prompt": ["x"] * 17}, "prompt")],
+    [
+        ({}, "prompt"),
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": ["a", ""]}, "prompt"),
+        ({"prompt": ["a", 1]}, "prompt"),
+        ({"prompt": [[1], "a"]}, "prompt"),
+        ({"prompt": [1, -2]}, "prompt"),
+        ({"prompt": [1.5]}, "prompt[0]"),
+        ({"prompt": ["x"] * 17}, "prompt"),
+    ],
 )
 def test_prompts_that_cannot_be_completed_are_refused(fields: dict[str, Any], field: str) -> None:
     assert refusal(parse_completion, fields)["field"] == field
+
+
+def test_prompts_may_be_tokens() -> None:
+    assert [prompt.tokens for prompt in parse_completion({"prompt": [1, 2]}).prompts] == [(1, 2)]
+    assert [prompt.tokens for prompt in parse_completion({"prompt": [[1, 2], [3]]}).prompts] == [(1, 2), (3,)]
+
+
+def test_biases_are_for_tokens_by_number() -> None:
+    assert parse_chat(chat(logit_bias={"7": -100, "12": 2.5})).prompts[0].params.logit_bias == ((7, -100), (12, 2.5))
+
+
+def test_tools_go_to_the_template_and_hold_the_answer_only_where_one_must_be_called() -> None:
+    free = parse_chat(chat(tools=[TOOL], parallel_tool_calls=False))
+    held = parse_chat(chat(tools=[TOOL], tool_choice={"type": "function", "function": {"name": "f"}}))
+    none = parse_chat(chat(tools=[TOOL], tool_choice="none", response_format={"type": "json_object"}))
+
+    assert free.tooling is not None
+    assert (free.tooling.names, free.tooling.single, free.prompts[0].response_schema) == ({"f"}, True, "")
+    assert json.loads(free.prompts[0].tools)[0]["function"]["name"] == "f"
+    schema = json.loads(held.prompts[0].response_schema)
+    assert schema["anyOf"][0]["properties"] == {"name": {"const": "f"}, "arguments": {"$ref": "#/$defs/f0"}}
+    assert schema["$defs"]["f0"]["$ref"] == "#/$defs/f0/$defs/x"
+    assert (none.tooling, none.prompts[0].tools) == (None, "")
+    assert none.prompts[0].response_schema == '{"type":"object"}'
+
+
+def test_earlier_calls_and_their_results_go_to_the_template() -> None:
+    turns = [
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "content": "2", "tool_call_id": "call_1"},
+    ]
+    _, call, result = parse_chat(chat(messages=[*HELLO, *turns])).prompts[0].messages or ()
+
+    assert (call.content, json.loads(call.tool_calls)[0]["function"]) == ("", {"name": "f", "arguments": {"a": 1}})
+    assert (result.role, result.content, result.tool_call_id) == ("tool", "2", "call_1")

@@ -88,3 +88,28 @@ def test_a_schema_that_cannot_be_enforced_is_a_400(demo_client: openai.OpenAI) -
 
     assert caught.value.param == "response_format.json_schema.schema"
     assert "Invalid type" in caught.value.message
+
+
+def test_a_biased_token_is_all_that_is_said(demo_client: openai.OpenAI) -> None:
+    def said(**fields: object) -> openai.types.Completion:
+        return demo_client.completions.create(model="default", prompt="x", max_tokens=3, temperature=0, **fields)  # type: ignore[call-overload,no-any-return]
+
+    usual = said(logprobs=1).choices[0].logprobs
+    biased = said(logit_bias={"42": 100}, logprobs=0).choices[0].logprobs
+    assert usual is not None
+    assert biased is not None
+    assert len(set(biased.tokens or ())) == 1
+    assert biased.tokens != usual.tokens
+    with pytest.raises(openai.BadRequestError) as caught:
+        said(logit_bias={"49152": 1})
+    assert caught.value.param == "logit_bias"
+
+
+def test_a_prompt_may_be_tokens(demo_client: openai.OpenAI) -> None:
+    as_tokens = demo_client.completions.create(model="default", prompt=[504, 3575], max_tokens=4, temperature=0)
+
+    assert as_tokens.usage is not None
+    assert as_tokens.usage.prompt_tokens == 2
+    with pytest.raises(openai.BadRequestError) as caught:
+        demo_client.completions.create(model="default", prompt=[49152], max_tokens=4)
+    assert caught.value.param == "prompt"

@@ -1,11 +1,14 @@
 """OpenAI's own Python package against the echo model, which says the prompt again."""
 
+import time
 from typing import Any
 
 import httpx
 import openai
 import pytest
 
+from common.errors import ApiError, BackendUnavailable, ContentBlocked, InsufficientMemory, RateLimitExceeded
+from common.openai_errors import openai_failure
 from tests.running_server import RunningServer
 from tests.server_keys import make_keys
 
@@ -152,8 +155,9 @@ def test_errors_have_the_types_that_the_client_knows(client: openai.OpenAI, echo
         ask(model="nothing")
     assert (missing.value.code, missing.value.type) == ("model_not_found", "invalid_request_error")
     with pytest.raises(openai.BadRequestError) as unsupported:
-        ask(logit_bias={"1": 5})
-    assert (unsupported.value.code, unsupported.value.param) == ("unsupported_parameter", "logit_bias")
+        ask(verbosity="low")
+    assert (unsupported.value.code, unsupported.value.param) == ("unsupported_parameter", "verbosity")
+    assert unsupported.value.request_id == unsupported.value.response.headers["X-Request-ID"]
     with pytest.raises(openai.BadRequestError) as too_long:
         ask(messages=[{"role": "user", "content": "x " * 9000}])
     assert (too_long.value.code, too_long.value.param) == ("context_length_exceeded", "messages")
@@ -182,7 +186,7 @@ def test_a_failure_in_a_stream_reaches_the_client(client: openai.OpenAI) -> None
 
 
 def test_a_token_budget_bounds_it(client: openai.OpenAI, echo_server: RunningServer) -> None:
-    (key,) = make_keys(echo_server, {"name": "budgeted", "token_budget": 300, "token_budget_window": 3600})
+    (key,) = make_keys(echo_server, {"name": "budgeted", "token_budget": 400, "token_budget_window": 3600})
     limited = client.with_options(api_key=key)
 
     limited.chat.completions.create(model="echo", messages=HELLO, max_tokens=150)
@@ -198,7 +202,7 @@ def test_a_token_budget_bounds_it(client: openai.OpenAI, echo_server: RunningSer
     [
         ("GET", "nothing", 404, "not_found"),
         ("GET", "chat/completions", 405, "method_not_allowed"),
-        ("POST", "files", 404, "not_found"),
+        ("POST", "responses", 404, "not_found"),
     ],
 )
 def test_addresses_that_are_not_there_fail_in_openais_shape(
@@ -281,3 +285,45 @@ def test_a_runner_that_knows_no_schemas_says_so(client: openai.OpenAI) -> None:
         client.chat.completions.create(model="echo", messages=HELLO, response_format={"type": "json_object"})
 
     assert caught.value.param == "response_format"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "code"),
+    [
+        (RateLimitExceeded(retry_after=7), openai.RateLimitError, "rate_limit_exceeded"),
+        (BackendUnavailable(retry_after=7), openai.InternalServerError, "backend_unavailable"),
+        (InsufficientMemory(), openai.InternalServerError, "insufficient_memory"),
+        (ContentBlocked(), openai.UnprocessableEntityError, "content_filter"),
+    ],
+)
+def test_what_a_test_cannot_bring_about_has_types_that_the_client_knows(
+    error: ApiError, kind: type[openai.APIStatusError], code: str
+) -> None:
+    def answer(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(error.status, json=openai_failure(error), headers=error.headers)
+
+    with httpx.Client(transport=httpx.MockTransport(answer)) as http:
+        client = openai.OpenAI(base_url="http://localhost/v1", api_key="k", max_retries=0, http_client=http)
+        with pytest.raises(kind) as caught:
+            client.models.list()
+
+    assert caught.value.code == code
+    assert caught.value.response.headers.get("Retry-After") == (None if error.retry_after is None else "7")
+
+
+def test_a_request_keeps_its_id_from_the_header_to_its_record(
+    client: openai.OpenAI, echo_server: RunningServer
+) -> None:
+    answer = client.chat.completions.create(
+        model="echo", messages=HELLO, max_tokens=2, extra_headers={"X-Request-ID": "my-own-chat"}
+    )
+    assert (answer._request_id, answer.id) == ("my-own-chat", "chatcmpl-my-own-chat")
+    deadline = time.monotonic() + 30
+    while (
+        record := httpx.get(f"{echo_server.url}/api/v1/requests/my-own-chat", headers=echo_server.headers)
+    ).status_code != 200:
+        assert time.monotonic() < deadline, record.text  # records are written in batches
+        time.sleep(0.1)
+    request = record.json()["request"]
+    (item,) = request["items"]
+    assert (request["kind"], item["prompt_tokens"], item["tokens_generated"]) == ("chat_completions", 4, 2)

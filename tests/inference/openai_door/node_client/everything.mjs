@@ -28,8 +28,14 @@ for await (const chunk of await chat({ stream: true, stream_options: { include_u
 const completion = await client.completions.create({ model: "echo", prompt: "one two", max_tokens: 2 });
 said.completion = completion.choices[0].text;
 
-const unsupported = await failure(() => chat({ logit_bias: { 1: 5 } }));
+const unsupported = await failure(() => chat({ verbosity: "low" }));
 said.unsupported = { status: unsupported.status, code: unsupported.code, param: unsupported.param };
+
+const offered = [{ type: "function", function: { name: "get_weather", parameters: { type: "object" } } }];
+const called = '<tool_call>{"name": "get_weather", "arguments": {"place": "Paris"}}</tool_call>';
+const asksForCall = { messages: [{ role: "user", content: called }], tools: offered, parallel_tool_calls: false };
+const withCall = client.chat.completions.stream({ model: "echo", max_tokens: 40, ...asksForCall });
+said.call = (await withCall.finalChatCompletion()).choices[0].message.tool_calls[0].function;
 
 const unknown = await failure(() => new OpenAI({ baseURL, apiKey: "lgpu_wrong", maxRetries: 0 }).models.list());
 said.unknown = { name: unknown.constructor.name, status: unknown.status };
