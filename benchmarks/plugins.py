@@ -7,13 +7,13 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from benchmarks import gateway
+from benchmarks import gateway, word_lists
 from benchmarks.report import Report, Row
 from tests.running_server import RunningServer, running_server
 
@@ -48,8 +48,9 @@ _MANY = range(1000)  # of what takes less time than to look at the clock
 
 
 def costs(report: Report) -> None:
-    """Measure the chain alone, then two servers."""
+    """Measure the chain alone, lists of many words, then a server."""
     _chain(report)
+    word_lists.costs(report)
     _servers(report)
 
 
@@ -97,7 +98,7 @@ def _chain(report: Report) -> None:
     lengths = f"prompts of {len(PROMPT)} and {len(LONG_PROMPT)} characters"
     title = f"Plugins alone: {lengths}, an answer of {len(tokens)} tokens"
     report.add(title, ["plugins", "per request, ms", "of the long one, ms", "per token, µs"], cells, rows)
-    _worker(report, chains["all five"], tokens)
+    _worker(report, chains["all five"], tokens[:120])
 
 
 def _without() -> Row:
@@ -126,46 +127,93 @@ def _without() -> Row:
 
 
 def _worker(report: Report, chain: Any, tokens: list[str]) -> None:
-    """What a token of a stream costs in a worker, filters and threads together; the tokens come one by one."""
+    """What a token of a stream costs in a worker, filters and threads together."""
+    ways = (
+        ("all five, tokens as quick as they come", chain, 1, 0.0, False),
+        ("all five, 16 streams, a token of each every 5 ms", chain, 16, 0.005, False),
+        ("all five, one stream, a token every 5 ms", chain, 1, 0.005, False),
+        ("the same in a thread of the request's own", chain, 1, 0.005, True),
+        ("a package's plugin that does nothing, tokens as quick as they come", _idle_chain(), 1, 0.0, True),
+    )
     rows: list[Row] = []
-    plain = _token_seconds(None, tokens, own_thread=False)
-    for name, own_thread in (("where tokens arrive", False), ("in a thread of the request's own", True)):
-        took = _token_seconds(chain, tokens, own_thread=own_thread) - plain
-        rows.append({"benchmark": "plugins", "plugins": f"all five, {name}", "token_us": round(took * 1e6, 1)})
+    for name, one, streams, pause, own_thread in ways:
+        took = _token_seconds(one, tokens, streams=streams, pause=pause, own_thread=own_thread)
+        plain = _token_seconds(None, tokens, streams=streams, pause=pause, own_thread=own_thread)
+        rows.append({"benchmark": "plugins", "plugins": name, "token_us": round((took - plain) * 1e6, 1)})
     cells = [[row["plugins"], row["token_us"]] for row in rows]
-    report.add("A token's way through a worker, with all five plugins", ["filtered", "CPU per token, µs"], cells, rows)
+    report.add("A token's way through a worker", ["plugins", "CPU per token, µs"], cells, rows)
 
 
-def _token_seconds(chain: Any, tokens: list[str], *, own_thread: bool) -> float:
-    """CPU seconds a token, the median of several answers; without a chain, of the loop that measures."""
-    from engine.messages import Delta, Finished, Generate
-    from engine.params import SamplingParams
-    from inference.messages import Job
-    from inference.plugin_chain import PluginSeam
-    from inference.running import RunningTable
+def _idle_chain() -> Any:
+    """Of a plugin that did not come with the server, whose filter lets everything pass."""
+    from plugins_app.chain import Chain
+    from plugins_app.hookspecs import hookimpl
+    from tests.plugins_app.plugging import about, link, loaded
 
-    sent: Any = SimpleNamespace(put=lambda events: None)
-    manager: Any = SimpleNamespace(take=lambda: chain, give_back=lambda chain: None)
+    hooks = {"token_stream": hookimpl(lambda self: lambda text, is_last: (text, ""))}
+    return Chain([link(loaded(type("Idle", (), {"info": about("idle"), **hooks})))])
+
+
+def _token_seconds(chain: Any, tokens: list[str], *, streams: int, pause: float, own_thread: bool) -> float:
+    """CPU seconds a token, the median of several rounds; without a chain, of what measures."""
+    from engine.messages import Delta, Finished
+
+    names = [f"{number}~1" for number in range(streams)]
     rounds = []
     for _ in range(ROUNDS):
-        seam = PluginSeam(manager, sent)
-        request = Generate("1~1", SamplingParams(), text=PROMPT, stream=True)
-        job = Job("1", "1", "stream_infer", "echo", "web", (request,), submitted_at=0.0, seconds=60.0)
-        parent, entries = RunningTable().add(job)
-        seam.prepare(job, entries)
-        if own_thread and entries[0].plugged is not None:
-            entries[0].plugged.has_own_thread = True
-        waiting = threading.Thread(target=seam.wait, args=(parent, 60.0))
-        waiting.start()
+        worker = _Streams(chain, names, own_thread=own_thread)
         began = time.process_time()
         for count, token in enumerate(tokens):
-            seam.passed((Delta("1~1", token, count),))
-            time.sleep(0.001)
-        rounds.append((time.process_time() - began) / len(tokens))
-        seam.passed((Finished("1~1", ANSWER, "", "stop", 1, len(tokens), 0, 0.0, 0.0, 0.0),))
-        parent.count_sent(1)
-        waiting.join()
+            worker.put(tuple(Delta(name, token, count) for name in names))
+            if pause:
+                time.sleep(pause)
+        text = "".join(tokens)
+        worker.put(tuple(Finished(name, text, "", "stop", 1, len(tokens), 0, 0.0, 0.0, 0.0) for name in names))
+        worker.wait()
+        rounds.append((time.process_time() - began) / len(tokens) / streams)
     return statistics.median(rounds)
+
+
+class _Streams:
+    """A worker's seam for plugins with streams in work, each with its job's thread."""
+
+    def __init__(self, chain: Any, names: list[str], *, own_thread: bool) -> None:
+        from engine.messages import Generate
+        from engine.params import SamplingParams
+        from inference.messages import Job
+        from inference.plugin_chain import PluginSeam
+        from inference.running import RunningTable
+
+        manager: Any = SimpleNamespace(take=lambda: chain, give_back=lambda chain: None)
+        replies: Any = SimpleNamespace(put=self._send)
+        self._seam = PluginSeam(manager, replies)
+        self._parents: dict[str, Any] = {}
+        self._threads = []
+        table = RunningTable()
+        for name in names:
+            request = Generate(name, SamplingParams(), text=PROMPT, stream=True)
+            job = Job(name, name, "stream_infer", "echo", "web", (request,), submitted_at=0.0, seconds=60.0)
+            self._parents[name], entries = table.add(job)
+            self._seam.prepare(job, entries)
+            if own_thread and entries[0].plugged is not None:
+                entries[0].plugged.has_own_thread = True
+            self._threads.append(threading.Thread(target=self._seam.wait, args=(self._parents[name], 60.0)))
+            self._threads[-1].start()
+
+    def put(self, events: tuple[Any, ...]) -> None:
+        """What an engine tells."""
+        self._send(self._seam.passed(events))
+
+    def wait(self) -> None:
+        for thread in self._threads:
+            thread.join()
+
+    def _send(self, events: Iterable[Any]) -> None:
+        from engine.messages import Finished
+
+        for event in events:
+            if isinstance(event, Finished):
+                self._parents[event.request_id].count_sent(1)
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -24,6 +24,8 @@ _CHARACTERS = regex.compile(rf"\s+|.[\p{{M}}{_INVISIBLE}]*", regex.DOTALL)
 # The same for ASCII, sooner.
 _ASCII_WORDS = re.compile(r"\w+|\s+|.", re.ASCII | re.DOTALL)
 _ASCII_CHARACTERS = re.compile(r"\s+|.", re.ASCII | re.DOTALL)
+# Beginnings that are so few are sought one by one first: the text is seldom cut into tokens then.
+_FEW = 16
 _ODD_SPACE = re.compile(r"\s\s|[^\S ]", re.ASCII)
 
 
@@ -72,9 +74,14 @@ class WordList:
             for token in self._read(word.strip())[1]:
                 node = node.next.setdefault(token, _Node())
             node.is_end = True
+        self._few = tuple(filter(str.isascii, self._root.next)) if len(self._root.next) <= _FEW else None
 
     def search(self, text: str, at: int = 0, end: int | None = None) -> Place | None:
         """The first of them in a text that is whole, or ends at `end`."""
+        if self._few is not None and text.isascii():
+            lowered = text.lower() if self._ignore_case else text
+            if not any(token in lowered for token in self._few):
+                return None
         return self._first(text[:end] if end is not None else text, at, is_whole=True)[0]
 
     def settled(self, text: str, at: int) -> tuple[Place | None, int]:
