@@ -37,15 +37,31 @@ _CONFIG = (
 )
 
 
+class Indented(json.JSONEncoder):
+    """Settings as people write them."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{**options, "indent": 2})
+
+
 class PluginForm(forms.ModelForm):  # type: ignore[type-arg]  # generic in the stubs only
     """Saves through the services, while it is validated: what they refuse is shown at its field."""
 
     actor = SERVER
+    settings = forms.JSONField(
+        required=False,
+        encoder=Indented,
+        widget=forms.Textarea(attrs={"rows": 14, "cols": 90, "style": "font-family: monospace"}),
+        help_text="JSON, as the settings schema below says.",
+    )
 
     class Meta:
         model = Plugin
         fields = ("loaded", *_CONFIG)
-        widgets = {"settings": forms.Textarea(attrs={"rows": 14, "cols": 90, "style": "font-family: monospace"})}
+
+    def clean_settings(self) -> Any:
+        """Nothing written: the defaults."""
+        return {} if self.cleaned_data["settings"] is None else self.cleaned_data["settings"]
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
@@ -85,7 +101,7 @@ class PluginAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the
     search_fields = ("id",)
     actions = ("load", "unload")
     about = ("title", "version", "category", "author", "description", "package")
-    state = ("circuit_now", "circuit_opened_at", "last_error", "last_error_at", "loaded_at", "load_time")
+    state = ("circuit_now", "circuit_opened_at", "last_error", "last_error_at", "loaded_at", "set_up_in")
     readonly_fields = ("id", *about, *state, "schema")
     fieldsets = (
         (None, {"fields": ("id", *about)}),
@@ -185,6 +201,10 @@ class PluginAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the
     def circuit_now(self, row: Plugin) -> SafeString | str:
         state = row.circuit_state(timezone.now())
         return "closed" if state == "closed" else badge(state.replace("_", "-").capitalize(), "bad")
+
+    @admin.display(description="set up in")
+    def set_up_in(self, row: Plugin) -> str:
+        return "-" if row.load_time is None else f"{row.load_time:.3f} s"
 
     @admin.display(description="JSON Schema")
     def schema(self, row: Plugin) -> str:

@@ -1,6 +1,9 @@
+import json
+
 import pytest
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from accounts.models import Role, User
 from accounts.services import ensure_administrator
@@ -39,6 +42,25 @@ def test_a_plugin_can_be_loaded_configured_and_unloaded(administrator: Client) -
     assert (row.loaded, row.priority, row.settings) == (True, 7, {"models": ["llama*"]})
     assert administrator.post(page("json_repair"), FORM).status_code == 302
     assert not Plugin.objects.get(pk="json_repair").loaded
+
+
+def test_settings_are_shown_as_people_write_them(administrator: Client) -> None:
+    administrator.get(page("json_repair"))
+    administrator.post(page("json_repair"), {**FORM, "loaded": "on", "settings": ""})
+    row = Plugin.objects.get(pk="json_repair")
+    assert (row.loaded, row.settings) == (True, {"models": ["*"]})
+    shown = administrator.get(page("json_repair")).context["adminform"].form["settings"].value()
+    assert shown == '{\n  "models": [\n    "*"\n  ]\n}'
+
+
+def test_a_page_that_was_opened_before_does_not_undo_what_others_did_since(administrator: Client) -> None:
+    administrator.get(page("json_repair"))
+    row = Plugin.objects.get(pk="json_repair")
+    before = {**FORM, "priority": str(row.priority), "settings": json.dumps(row.settings)}
+    Plugin.objects.filter(pk="json_repair").update(circuit="open", circuit_opened_at=timezone.now(), last_error="oh")
+    administrator.post(page("json_repair"), {**before, "max_failures": "8"})
+    row.refresh_from_db()
+    assert (row.max_failures, row.circuit, row.last_error) == (8, "open", "oh")
 
 
 @pytest.mark.parametrize(
