@@ -87,6 +87,20 @@ def test_it_follows_load_configuration_and_unload(manager: PluginManager) -> Non
     within_a_second(lambda: Counted.alive == [])
 
 
+def test_every_worker_follows(manager: PluginManager) -> None:
+    other = PluginManager("another one")
+    other.start()
+    try:
+        load_plugin(plugin_id="counted", config={"settings": {"mark": "1"}})
+        within_a_second(lambda: (prompted(manager), prompted(other)) == ("x1", "x1"))
+        configure_plugin(plugin_id="counted", config={"settings": {"mark": "2"}})
+        within_a_second(lambda: (prompted(manager), prompted(other)) == ("x2", "x2"))
+        unload_plugin(plugin_id="counted")
+        within_a_second(lambda: (prompted(manager), prompted(other)) == ("x", "x"))
+    finally:
+        other.stop()
+
+
 def test_a_plugin_lives_until_the_last_request_that_began_with_it_has_ended(manager: PluginManager) -> None:
     load_plugin(plugin_id="counted", config={"settings": {"mark": "1"}})
     within_a_second(lambda: prompted(manager) == "x1")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -240,6 +241,27 @@ def test_each_plugins_time_is_in_the_record_and_a_slow_one_is_warned_of(server: 
     assert (entry["component"], entry["level"]) == ("plugin_manager", "warning")
     assert entry["metadata"]["threshold"] == 0.05
     assert entry["metadata"]["execution_time"] >= 0.1
+
+
+def test_a_plugin_that_observes_sees_requests_and_how_they_ended(server: EchoServer, tmp_path: Path) -> None:
+    file = tmp_path / "witnessed"
+    load(server, "witness", settings={"file": str(file), "max_tokens": 3}, priority=1)
+    rule = {"words": ["zebra"], "action": "block"}
+    load(server, "response_filter", settings={"rules": [rule]})
+    assert infer(server, "a b c d e").json()["result"]["tokens_generated"] == 3
+    assert stream(server, "a b c d e")[-1]["final_text"]
+    infer(server, "a zebra b")
+
+    def witnessed() -> list[dict[str, Any]]:
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    wait_until(lambda: len(witnessed()) == 3)
+    whole, streamed, blocked = sorted(witnessed(), key=lambda seen: (seen["state"], seen["request"]["stream"]))
+    assert (whole["state"], whole["finish_reason"], whole["completion_tokens"]) == ("completed", "length", 3)
+    assert (streamed["request"]["kind"], streamed["text"]) == ("stream_infer", whole["text"])
+    assert (blocked["state"], blocked["error_code"], blocked["text"]) == ("failed", "CONTENT_BLOCKED", "")
+    assert whole["request"]["max_tokens"] == 3
+    call(server, "DELETE", "plugins/witness/unload")
 
 
 @pytest.mark.parametrize("where", ["crash-in", "crash-out"])
