@@ -179,7 +179,7 @@ def _save(
         told, told_before = _told(row), _told(before)
         differing = {name: (told_before[name], value) for name, value in told.items() if value != told_before[name]}
         if differing:
-            told_action = action if row.loaded != before.loaded else "plugin.updated"
+            told_action: Action = action if row.loaded != before.loaded else "plugin.updated"
             audit.record(told_action, actor=actor, target_type="plugin", target_id=row.id, changes=differing)
         transaction.on_commit(announce)
     return _Change(before, row, versions)
