@@ -45,9 +45,9 @@ class Answer:
     gpus: list[GpuColumn]
 
 
-def encoded(series: Mapping[str, Any], gpus: Sequence[GpuColumn] = ()) -> bytes:
+def encoded(series: Mapping[str, Any], gpus: Sequence[GpuColumn] = ()) -> str:
     """A part as it is kept."""
-    return msgspec.json.encode({"series": series, "gpus": gpus})
+    return msgspec.json.encode({"series": series, "gpus": gpus}).decode()
 
 
 _decode = msgspec.json.Decoder(Part).decode
@@ -79,14 +79,14 @@ def _packed(buckets: Buckets, model: str) -> dict[int, Part]:
     hours = {"hour__gte": -(-buckets.first // HOUR), "hour__lt": buckets.end // HOUR}
     packed = set(PackedHour.objects.filter(**hours, packed=True).values_list("hour", flat=True))
     rows = PackedFigures.objects.filter(**hours, seconds=buckets.seconds, model__in={model, ""})
-    found: dict[int, dict[tuple[str, str], bytes]] = {hour: {} for hour in packed}
+    found: dict[int, dict[tuple[str, str], str]] = {hour: {} for hour in packed}
     for hour, part, owner, kept in rows.values_list("hour", "part", "model", "figures"):
         if hour in packed:
-            found[hour][part, owner] = bytes(kept)
+            found[hour][part, owner] = kept
     return {hour: _put_together(kept, model) for hour, kept in found.items() if kept}
 
 
-def _put_together(kept: Mapping[tuple[str, str], bytes], model: str) -> Part:
+def _put_together(kept: Mapping[tuple[str, str], str], model: str) -> Part:
     hosts = _decode(kept[PackedFigures.Part.HOSTS, ""])
     own = kept.get((PackedFigures.Part.MODEL, model)) or kept[PackedFigures.Part.IDLE, ""]
     return Part(_decode(own).series | hosts.series, hosts.gpus)

@@ -126,7 +126,7 @@ class PackedFigures(models.Model):
     seconds = models.PositiveIntegerField()
     part = models.CharField(max_length=8, choices=Part.choices)
     model = models.CharField(max_length=200, blank=True)
-    figures = models.BinaryField()
+    figures = models.TextField()
 
     class Meta:
         constraints = (models.UniqueConstraint(fields=("seconds", "hour", "part", "model"), name="one_pack"),)

@@ -27,7 +27,7 @@ class Migration(migrations.Migration):
                     models.CharField(choices=[("hosts", "Hosts"), ("model", "Model"), ("idle", "Idle")], max_length=8),
                 ),
                 ("model", models.CharField(blank=True, max_length=200)),
-                ("figures", models.BinaryField()),
+                ("figures", models.TextField()),
             ],
             options={
                 "constraints": [models.UniqueConstraint(fields=("seconds", "hour", "part", "model"), name="one_pack")],
