@@ -12,7 +12,6 @@ from pathlib import Path
 import httpx
 from playwright.sync_api import Page, sync_playwright
 
-from monitoring.pages import PAGES
 from tests.browser import chromium
 from tests.running_server import ROOT, RunningServer, running_server
 
@@ -73,14 +72,16 @@ def _take(page: Page, server: RunningServer) -> None:
     page.get_by_label("Username").fill("admin")
     page.get_by_label("Password").fill(server.admin_password)
     page.get_by_role("button", name="Sign in").click()
-    for shown in PAGES:
-        page.goto(f"/{shown.address}")
-        if shown.name == "playground":
+    links = page.locator("#side nav a")
+    links.first.wait_for()
+    for address in [link.get_attribute("href") or "/" for link in links.all()]:
+        page.goto(address)
+        if address == "/playground":
             page.get_by_label("Prompt", exact=True).fill(QUESTIONS[0])
             page.get_by_role("button", name="Send").click()
-            page.locator(".turn.assistant .quiet").wait_for()
+            page.locator(".turn.assistant .quiet").wait_for(timeout=180_000)
         page.wait_for_timeout(2_500)
-        _save(page, shown.name)
+        _save(page, address.strip("/") or "overview")
 
 
 def _save(page: Page, name: str) -> None:

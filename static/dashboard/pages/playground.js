@@ -130,15 +130,21 @@ function setRunning(isRunning) {
   find("#send").disabled = isRunning;
 }
 
+function showLength() {
+  find("#length").textContent = prompt.value ? `${format.count(prompt.value.length)} characters` : "";
+}
+
 async function send() {
   const text = prompt.value.trim();
   if (!text) { prompt.focus(); return; }
   if (!models.length) { toast("There is no model to ask.", { isBad: true }); return; }
   setRunning(true);
   prompt.value = "";
+  showLength();
   const ended = await Promise.allSettled(lanes.map((lane) => lane.ask(text)));
   if (ended.every(({ status }) => status === "rejected")) prompt.value = text;
   setRunning(false);
+  showLength();
   showSnippet();
   prompt.focus();
 }
@@ -182,10 +188,7 @@ find("#composer").addEventListener("submit", (event) => { event.preventDefault()
 prompt.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); find("#composer").requestSubmit(); }
 });
-prompt.addEventListener("input", () => {
-  find("#length").textContent = prompt.value ? `${format.count(prompt.value.length)} characters` : "";
-  showSnippet();
-});
+prompt.addEventListener("input", () => { showLength(); showSnippet(); });
 const asked = new URLSearchParams(location.search).get("model");
 await offerModels();
 if (asked) lanes[0].choice.value = asked;
