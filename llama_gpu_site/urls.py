@@ -22,6 +22,7 @@ urlpatterns = [
     path("", include("monitoring.urls")),
     path("api/v1/", include(api)),
     path("v1/", include("inference.openai_door.urls")),
+    path("v1/", include("jobs.openai_door.urls")),
     path("admin/login/", throttled(admin.site.login)),
     path("admin/", admin.site.urls),
 ]

@@ -22,7 +22,7 @@ from accounts.keys import create_api_key
 from accounts.models import User
 from inference.models import RequestRecord
 from monitoring import pages
-from tests.jobs.made import an_ended_job
+from tests.jobs.made import a_file, an_ended_job
 
 ObjectMaker = Callable[[User], dict[str, str]]
 
@@ -52,6 +52,14 @@ def a_request_of(user: User) -> dict[str, str]:
 
 def a_job_of(user: User) -> dict[str, str]:
     return {"job_id": an_ended_job(user).pk}
+
+
+def a_file_of(user: User) -> dict[str, str]:
+    return {"file_id": a_file(user).pk}
+
+
+def a_batch_of(user: User) -> dict[str, str]:
+    return {"batch_id": an_ended_job(user, kind="chat_completions", is_openai_batch=True).pk}
 
 
 MATRIX: dict[str, Row] = {
@@ -92,6 +100,15 @@ MATRIX: dict[str, Row] = {
     "GET /api/v1/jobs/{job_id}/results": Row("read", objects=a_job_of),
     "GET /api/v1/jobs/{job_id}/events": Row("read", objects=a_job_of),
     "GET /api/v1/webhooks/secret": Row("read"),
+    "GET /v1/files": Row("read"),
+    "POST /v1/files": Row("write"),
+    "GET /v1/files/{file_id}": Row("read", objects=a_file_of),
+    "DELETE /v1/files/{file_id}": Row("write", objects=a_file_of),
+    "GET /v1/files/{file_id}/content": Row("read", objects=a_file_of),
+    "GET /v1/batches": Row("read"),
+    "POST /v1/batches": Row("write"),
+    "GET /v1/batches/{batch_id}": Row("read", objects=a_batch_of),
+    "POST /v1/batches/{batch_id}/cancel": Row("write", objects=a_batch_of),
     # models
     "GET /api/v1/models": Row("read"),
     "POST /api/v1/models": Row("admin"),

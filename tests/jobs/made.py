@@ -7,7 +7,7 @@ from django.utils import timezone
 
 from accounts.models import User
 from jobs.ids import new_id
-from jobs.models import Job, JobItem
+from jobs.models import File, FileChunk, Job, JobItem
 
 
 def a_job(owner: User, items: int = 3, **fields: Any) -> Job:
@@ -32,6 +32,15 @@ def a_job(owner: User, items: int = 3, **fields: Any) -> Job:
     return job
 
 
-def an_ended_job(owner: User) -> Job:
+def an_ended_job(owner: User, **fields: Any) -> Job:
     """One that has no items and was cancelled."""
-    return a_job(owner, 0, state=Job.State.CANCELLED, ended_at=timezone.now())
+    return a_job(owner, 0, state=Job.State.CANCELLED, ended_at=timezone.now(), **fields)
+
+
+def a_file(owner: User, content: bytes = b"{}\n", **fields: Any) -> File:
+    """An uploaded file."""
+    file = File.objects.create(
+        id=new_id("file-"), owner=owner, name="prompts.jsonl", size=len(content), is_complete=True, **fields
+    )
+    FileChunk.objects.create(file=file, number=0, data=content)
+    return file
