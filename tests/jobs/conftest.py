@@ -69,7 +69,7 @@ def jobs(echo_server: RunningServer) -> Iterator[JobServer]:
 
 @pytest.fixture(scope="session")
 def paced_jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobServer]:
-    """Echoes 50 tokens a second and request, so that there is a while in which a job runs; its processes may be killed."""
+    """Echoes 50 tokens a second and request, so that a job runs for a while; its processes may be killed."""
     folder: Path = tmp_path_factory.mktemp("paced_jobs")
     with running_server(folder, LLAMA_GPU_DEFAULT_MODEL="echo", LLAMA_GPU_ECHO_DELAY="0.02") as running:
         server = JobServer(running)

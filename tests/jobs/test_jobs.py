@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import threading
 import time
 from typing import Any
 
@@ -56,14 +55,14 @@ def test_what_can_not_be_deferred_says_so(jobs: JobServer) -> None:
 
 def test_lines_of_json_go_in_and_come_out(jobs: JobServer) -> None:
     lines = [json.dumps({"id": f"line-{number}", "text": f"the prompt {number}"}) for number in range(600)]
-    job = jobs.submit("\n".join(lines), max_tokens=3, name="six hundred", model="echo")
+    job = jobs.submit("\n".join(lines), max_tokens=12, name="six hundred", model="echo")
 
     ended = jobs.wait(job["id"])
     assert (ended["state"], ended["name"], ended["progress"]["completed"]) == ("completed", "six hundred", 600)
     results = [json.loads(line) for line in jobs.ask("GET", f"/jobs/{job['id']}/results").splitlines()]
     assert [result["id"] for result in results] == [f"line-{number}" for number in range(600)]
-    assert all(result["generated_text"] == f"the prompt {number}" for number, result in enumerate(results))
-    assert ended["usage"]["tokens_generated"] == 1800
+    assert all(result["generated_text"].startswith(f"the prompt {number}the") for number, result in enumerate(results))
+    assert ended["usage"]["tokens_generated"] == 12 * 600
     page = jobs.ask("GET", f"/jobs/{job['id']}", params={"limit": 10, "after": 99})
     assert (page["results"][0]["id"], page["next_after"]) == ("line-100", 109)
 
@@ -213,8 +212,8 @@ def wait_for_running(server: JobServer, is_right: Any) -> None:
     deadline = time.monotonic() + 60
     while True:
         workers = server.ask("GET", "/system/workers")["workers"]
-        counts = [item["in_flight"] for worker in workers for item in worker["deployments"]]
+        counts = [worker["active_requests"] for worker in workers]
         if is_right(sum(counts)):
             return
         assert time.monotonic() < deadline, counts
-        threading.Event().wait(0.05)
+        time.sleep(0.05)

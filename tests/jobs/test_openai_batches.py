@@ -118,11 +118,10 @@ def test_a_batch_is_cancelled(client: openai.OpenAI, paced_jobs: JobServer) -> N
     assert cancelled.error_file_id is not None
     errors = [json.loads(one) for one in slow.files.content(cancelled.error_file_id).text.splitlines()]
     assert {error["error"]["code"] for error in errors} == {"batch_cancelled"}
+    file_id = upload(client, line("a"))
+    finished = ended(client, client.batches.create(input_file_id=file_id, endpoint=CHAT, completion_window="24h"))
     with pytest.raises(openai.ConflictError):
-        finished = client.batches.create(
-            input_file_id=upload(client, line("a")), endpoint=CHAT, completion_window="24h"
-        )
-        client.batches.cancel(ended(client, finished).id)
+        client.batches.cancel(finished.id)
     slow.close()
 
 
