@@ -108,7 +108,10 @@ class HuggingFaceTokenizer:
         tools = _json_list(request.tools, "tools") if request.tools else None
         if not self._knows_tools and (tools or any("tool_calls" in turn or turn["role"] == "tool" for turn in turns)):
             raise RequestRefused(
-                "INVALID_INPUT", "this model's chat template has no tools", field="tools" if tools else "messages"
+                "INVALID_INPUT",
+                "this model's chat template has no tools",
+                field="tools" if tools else "messages",
+                reason="unsupported_parameter",
             )
         if not turns:
             turns = [{"role": "user", "content": request.text or ""}]

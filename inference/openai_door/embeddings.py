@@ -21,7 +21,7 @@ from models_mgmt.models import Model
 
 MAX_INPUTS = 2048
 FIELD_NAMES = {"text": "input", "raw": "input", "max_tokens": "input"}
-_AT_ONCE = 64  # so that others find a place in the model's queue
+_AT_ONCE = 64
 
 
 class EmbeddingBody(Body, kw_only=True, forbid_unknown_fields=True):
@@ -64,9 +64,10 @@ def parse_embedding(data: Any) -> EmbeddingRequest:
 async def embed(*, asked: EmbeddingRequest, origin: Origin) -> dict[str, Any]:
     """The answer to a request, some of its inputs at a time. Raises ApiError."""
     deadline = time.monotonic() + settings.REQUEST_TIMEOUT
+    at_once = min(_AT_ONCE, max(1, settings.MAX_QUEUE // 4))  # so that others find a place in the model's queue
     ends: list[Finished] = []
     while True:
-        prompts = asked.prompts[len(ends) : len(ends) + _AT_ONCE]
+        prompts = asked.prompts[len(ends) : len(ends) + at_once]
         seconds = max(0.1, deadline - time.monotonic())
         model, made = await services.complete(model_name=asked.model, prompts=prompts, seconds=seconds, origin=origin)
         ends += made

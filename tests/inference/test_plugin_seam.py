@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from engine.messages import Delta, Failed, Finished, Generate, RequestEvent
+from engine.messages import ChatTurn, Delta, Failed, Finished, Generate, RequestEvent
 from engine.params import SamplingParams
 from inference.messages import Job
 from inference.plugin_chain import PluginSeam
 from inference.running import RunningTable
 from plugins_app.chain import Chain
 from plugins_app.discovery import BUILT_IN_PACKAGE
-from plugins_app.hookspecs import Blocked, hookimpl
+from plugins_app.hookspecs import Blocked, Prompt, hookimpl
 from tests.plugins_app.plugging import about, link, loaded
 
 
@@ -128,3 +128,53 @@ def test_nothing_is_sent_after_a_piece_that_is_blocked_and_all_before_it() -> No
     worker.tell(delta("b"))
     worker.end()
     assert [type(event) for event in worker.sent] == [Delta, Failed]
+
+
+class Whispers:
+    """Makes every word of a prompt small."""
+
+    info = about("whispers")
+
+    @hookimpl
+    def prompt(self, prompt: Prompt) -> Prompt:
+        assert ("tools", '["TOOL"]') in prompt.parts()
+        return prompt.map(str.lower)
+
+
+def prepared(kind: type[Any], request: Generate) -> tuple[list[Generate], list[RequestEvent]]:
+    """What a plugin makes of a request, and what is sent if it is refused."""
+    sent: list[RequestEvent] = []
+
+    class Sender:
+        def put(self, events: tuple[RequestEvent, ...]) -> None:
+            sent.extend(events)
+
+    job = Job("1", "1", "chat_completions", "m", "web", (request,), submitted_at=0.0, seconds=60.0)
+    _, entries = RunningTable().add(job)
+    chain = Chain([link(loaded(kind, package=BUILT_IN_PACKAGE))])
+    seam = PluginSeam(_Manager(chain), Sender())  # type: ignore[arg-type]  # what it needs of them
+    return [changed for _, changed in seam.prepare(job, entries)], sent
+
+
+def test_plugins_see_tools_and_calls_and_leave_their_form() -> None:
+    turns = (ChatTurn("user", "HI"), ChatTurn("assistant", "", '["CALL"]'), ChatTurn("tool", "RESULT", "", "call_1"))
+    (changed,), _ = prepared(Whispers, Generate("1~1", SamplingParams(), messages=turns, tools='["TOOL"]'))
+
+    assert changed.tools == '["tool"]'
+    assert changed.messages == (
+        ChatTurn("user", "hi"),
+        ChatTurn("assistant", "", '["call"]'),
+        ChatTurn("tool", "result", "", "call_1"),
+    )
+
+
+def test_tokens_are_refused_where_a_plugin_reads_prompts_alone() -> None:
+    request = Generate("1~1", SamplingParams(), tokens=(1, 2), raw=True)
+    refused, sent = prepared(Whispers, request)
+    passed, _ = prepared(Capitals, request)
+
+    assert refused == []
+    (end,) = sent
+    assert isinstance(end, Failed)
+    assert (end.code, end.details["field"]) == ("INVALID_INPUT", "text")
+    assert passed[0].tokens == (1, 2)

@@ -130,7 +130,7 @@ def test_the_template_gets_the_tools_unless_none_may_be_called(demo_client: open
 def test_a_model_whose_template_has_no_tools_says_so(demo_client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         demo_client.chat.completions.create(model="default", messages=ASKED, tools=[WEATHER])
-    assert caught.value.param == "tools"
+    assert (caught.value.param, caught.value.code) == ("tools", "unsupported_parameter")
     assert "chat template has no tools" in caught.value.message
 
     calls: Any = [
