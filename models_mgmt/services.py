@@ -120,7 +120,8 @@ def delete_model(model_id: str, *, held_by: Iterable[str], force: bool = False, 
     places = sorted(held_by)
     if places and not force:
         raise Conflict(
-            "The model is loaded; unload it first, or delete it with force=true.", details={"loaded_on": places}
+            "The model is loaded or being loaded; unload it first, or delete it with force=true.",
+            details={"loaded_on": places},
         )
     if model.is_default and not force:
         raise Conflict("This is the default model; make another one the default first, or delete it with force=true.")

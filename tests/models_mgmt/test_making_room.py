@@ -103,6 +103,7 @@ def test_the_least_recently_used_model_makes_room_and_a_pinned_one_never(narrow_
 
 def test_a_model_in_use_is_unloaded_once_its_requests_have_ended(narrow_server: Server) -> None:
     server = narrow_server
+    server.infer("one")
     assert server.call("PATCH", "models/one", pinned=True).status_code == 200
     server.infer("two")
     assert server.loaded() == {"echo", "one", "two"}

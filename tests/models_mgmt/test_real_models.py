@@ -152,7 +152,16 @@ def test_an_async_load_answers_at_once_and_its_record_tells_how_it_goes(server: 
     answer = server.load("small", **{"async": True})
     assert answer.status_code == 202
     assert answer.json()["model"]["state"] == "loading"
-    server.wait(lambda: bool(server.record("small")["loaded"]))
+    told: list[tuple[float, str]] = []
+
+    def is_loaded() -> bool:
+        record = server.record("small")
+        told.extend((item["progress"], item["stage"]) for item in record["deployments"] if item["state"] == "loading")
+        return bool(record["loaded"])
+
+    server.wait(is_loaded)
+    assert {"import", "read"} & {stage for _, stage in told}
+    assert [share for share, _ in told] == sorted(share for share, _ in told)
     server.unload("small")
 
 
