@@ -8,7 +8,6 @@ application sees one byte more than it allows and answers 413 by itself.
 
 import asyncio
 import fcntl
-import functools
 import io
 import logging
 import socket
@@ -238,9 +237,10 @@ class WebServer(daphne.server.Server):  # type: ignore[misc]  # daphne has no ty
     def run(self) -> None:
         # The base class makes its factory by this name; there is no other way to give it ours.
         daphne.server.HTTPFactory = self._make_http_factory
-        # The email package parses it for every POST, at a tenth of a small request's cost; few kinds of it are sent.
-        if parse := getattr(twisted.web.http, "_parseContentType", None):
-            twisted.web.http._parseContentType = functools.lru_cache(maxsize=64)(parse)
+        # Twisted would parse each POST's type, at a tenth of a small request's cost, and forms whole and in memory.
+        # Django does both.
+        if hasattr(twisted.web.http, "_parseContentType"):
+            twisted.web.http._parseContentType = lambda line: b""
         # Those that Twisted doesn't know would be "Unknown Status": 422 and 429 among them.
         for status in HTTPStatus:
             twisted.web.http.RESPONSES.setdefault(status.value, status.phrase.encode("ascii"))

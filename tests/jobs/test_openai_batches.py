@@ -1,8 +1,10 @@
 """OpenAI's stock client, against a running server."""
 
 import json
+import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import openai
@@ -166,3 +168,20 @@ def test_what_is_not_supported_says_so(client: openai.OpenAI, jobs: JobServer) -
     answer = httpx.post(f"{jobs.url}/v1/files", json={}, headers=jobs.headers)
     assert answer.status_code == 415
     assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the most memory a process had is told by Linux")
+def test_no_process_holds_a_large_upload_in_memory(client: openai.OpenAI, jobs: JobServer) -> None:
+    content = (line("a", "x" * 2000) + "\n").encode() * 10_000
+    before = most_memory(jobs)
+    file = client.files.create(file=("large.jsonl", content), purpose="batch")
+
+    assert file.bytes == len(content)
+    assert most_memory(jobs) - before < len(content) / 2
+    client.files.delete(file.id)
+
+
+def most_memory(server: JobServer) -> int:
+    """The most memory that the web process ever had, in bytes."""
+    status = Path(f"/proc/{server.running.pid_of('web')}/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
