@@ -16,6 +16,7 @@ from accounts.api import (
     UserPassword,
     Users,
 )
+from accounts.key_limits_api import KeyLimits
 from accounts.usage_api import Usage
 
 urlpatterns = [
@@ -29,6 +30,7 @@ urlpatterns = [
     path("users/<str:username>/password", UserPassword.as_view()),
     path("keys", Keys.as_view()),
     path("keys/<int:key_id>", KeyDetail.as_view()),
+    path("keys/<int:key_id>/limits", KeyLimits.as_view()),
     path("keys/<int:key_id>/rotate", KeyRotation.as_view()),
     path("audit", Audit.as_view()),
     path("usage", Usage.as_view()),

@@ -58,7 +58,7 @@ class UsageBody(UsageCounts):
 
 
 class BudgetBody(serializers.Serializer[Any]):
-    """The token budget of the key that asked."""
+    """Where a key's token budget stands."""
 
     tokens = serializers.IntegerField()
     used = serializers.IntegerField(help_text="Including what running requests have reserved.")
@@ -87,7 +87,7 @@ class Usage(Door):
         query = UsageQuery.parse(request.query_params.dict())
         since, until = _days(query)
         report = await sync_to_async(_report)(query, since, until, self.caller)
-        return Response(success(since=since, until=until, **report, budget=await _budget(self.caller)))
+        return Response(success(since=since, until=until, **report, budget=await budget_body(self.caller)))
 
 
 def _days(query: dict[str, Any]) -> tuple[date, date]:
@@ -144,7 +144,8 @@ def _with_total(counts: dict[str, int]) -> dict[str, int]:
     return {**counts, "total_tokens": counts["prompt_tokens"] + counts["completion_tokens"]}
 
 
-async def _budget(caller: Caller) -> dict[str, Any] | None:
+async def budget_body(caller: Caller) -> dict[str, Any] | None:
+    """Where the budget of the caller's key stands; None without one."""
     if caller.key_id is None or caller.budget is None:
         return None
     standing = await budgets.standing(caller.key_id, caller.budget)

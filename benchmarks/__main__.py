@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import counting, engine, events, gateway, http_streams, monitoring, plugins, quality
+from benchmarks import counting, dashboard, engine, events, gateway, http_streams, jobs, monitoring, plugins, quality
 from benchmarks.report import RESULTS, Report
 from tests.running_server import running_server
 
@@ -29,6 +29,8 @@ PARTS: dict[str, Callable[[Report, int], None]] = {
     "events": lambda report, rounds: events.watchers(report, 4 * rounds),
     "monitoring": lambda report, _: monitoring.answers(report),
     "counting": lambda report, _: counting.costs(report),
+    "jobs": lambda report, _: jobs.latency(report),
+    "dashboard": lambda report, _: dashboard.pages(report),
 }
 
 

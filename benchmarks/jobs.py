@@ -1,15 +1,11 @@
 """What a job of 10,000 prompts does to others: requests' latency without one and beside one, and the job's own speed.
 
-    LLAMA_GPU_DEFAULT_MODEL=echo LLAMA_GPU_ECHO_DELAY=0.01 make run     # in one terminal
-    python benchmarks/jobs.py --key KEY                                 # in another
-
 The echo runner with a delay stands for a GPU: each step takes so long, however many requests share it.
 """
 
-import argparse
 import json
-import os
 import statistics
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -17,8 +13,31 @@ from typing import Any
 
 import httpx
 
+from benchmarks.report import Report, Row
+from tests.running_server import running_server
 
-def latencies(client: httpx.Client, seconds: float) -> list[float]:
+ITEMS = 10_000
+SECONDS = 10.0
+STEP_SECONDS = 0.01
+
+
+def latency(report: Report) -> None:
+    """One table: requests alone, requests beside a job, the job alone."""
+    settings = {"LLAMA_GPU_DEFAULT_MODEL": "echo", "LLAMA_GPU_ECHO_DELAY": str(STEP_SECONDS)}
+    with tempfile.TemporaryDirectory() as folder, running_server(Path(folder), **settings) as server:
+        rows = _measured(server.url, server.headers)
+    report.add(
+        f"A job of {ITEMS:,} prompts of 8 tokens, beside requests of 8 tokens (echo, steps of {STEP_SECONDS} s)",
+        ("beside the requests", "requests", "p50, ms", "p99, ms", "the job's items/s"),
+        [
+            [row["beside"], *(row.get(name, "") for name in ("requests", "p50_ms", "p99_ms", "items_per_second"))]
+            for row in rows
+        ],
+        rows,
+    )
+
+
+def _latencies(client: httpx.Client, seconds: float) -> list[float]:
     """Seconds of one short request after the other, for a time."""
     found: list[float] = []
     until = time.perf_counter() + seconds
@@ -31,7 +50,7 @@ def latencies(client: httpx.Client, seconds: float) -> list[float]:
     return found
 
 
-def row(name: str, found: list[float]) -> dict[str, Any]:
+def _row(name: str, found: list[float]) -> Row:
     quantiles = statistics.quantiles(found, n=100)
     return {
         "benchmark": "jobs",
@@ -42,13 +61,13 @@ def row(name: str, found: list[float]) -> dict[str, Any]:
     }
 
 
-def run(url: str, key: str, items: int, seconds: float) -> list[dict[str, Any]]:
-    with httpx.Client(base_url=f"{url}/api/v1", headers={"Authorization": f"Bearer {key}"}, timeout=60) as client:
-        latencies(client, 1.0)
-        rows = [row("nothing", latencies(client, seconds))]
-        lines = "\n".join(json.dumps({"text": f"prompt {number}", "max_tokens": 8}) for number in range(items))
-        headers = {"Content-Type": "application/x-ndjson"}
-        job = client.post("/jobs", content=lines, headers=headers).raise_for_status().json()["job"]
+def _measured(url: str, headers: dict[str, str]) -> list[Row]:
+    with httpx.Client(base_url=f"{url}/api/v1", headers=headers, timeout=60) as client:
+        _latencies(client, 1.0)
+        rows = [_row("nothing", _latencies(client, SECONDS))]
+        lines = "\n".join(json.dumps({"text": f"prompt {number}", "max_tokens": 8}) for number in range(ITEMS))
+        kind = {"Content-Type": "application/x-ndjson"}
+        job = client.post("/jobs", content=lines, headers=kind).raise_for_status().json()["job"]
 
         def standing() -> Any:
             return client.get(f"/jobs/{job['id']}", params={"limit": 0}).raise_for_status().json()["job"]
@@ -56,34 +75,15 @@ def run(url: str, key: str, items: int, seconds: float) -> list[dict[str, Any]]:
         while standing()["state"] in ("validating", "queued"):
             time.sleep(0.1)
         began, before = time.perf_counter(), standing()["progress"]["completed"]
-        rows.append(row("a job", latencies(client, seconds)))
+        rows.append(_row("a job", _latencies(client, SECONDS)))
         now = standing()
         rate = (now["progress"]["completed"] - before) / (time.perf_counter() - began)
         rows[-1]["items_per_second"] = round(rate, 1)
         began, before = time.perf_counter(), now["progress"]["completed"]
         pause = threading.Event()
-        while (now := standing())["ended_at"] is None and time.perf_counter() - began < seconds:
+        while (now := standing())["ended_at"] is None and time.perf_counter() - began < SECONDS:
             pause.wait(0.2)
         alone = (now["progress"]["completed"] - before) / (time.perf_counter() - began)
         rows.append({"benchmark": "jobs", "beside": "a job alone", "items_per_second": round(alone, 1)})
         client.delete(f"/jobs/{job['id']}", params={"forget": "true"})
     return rows
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--url", default="http://127.0.0.1:5000")
-    parser.add_argument("--key", default=os.environ.get("LLAMA_GPU_API_KEY", ""))
-    parser.add_argument("--items", type=int, default=10_000)
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--out", type=Path, help="file to append JSON rows to")
-    arguments = parser.parse_args()
-    for found in run(arguments.url, arguments.key, arguments.items, arguments.seconds):
-        print(json.dumps(found), flush=True)
-        if arguments.out:
-            with arguments.out.open("a") as file:
-                file.write(json.dumps(found) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -160,6 +160,10 @@ class InsufficientMemory(ApiError):
     default_message = "There is not enough memory for this."
 
 
+# The `reason` in the details of a BackendUnavailable for a load that was given up for an unload.
+UNLOADED = "unloaded"
+
+
 class BackendUnavailable(ApiError):
     code = "BACKEND_UNAVAILABLE"
     status = 503

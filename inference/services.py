@@ -11,7 +11,7 @@ from django.conf import settings
 from accounts import budgets
 from accounts.caller import Caller, TokenBudget
 from common.direct_body import DirectBody
-from common.errors import ApiError, InvalidInput, ModelNotFound
+from common.errors import UNLOADED, ApiError, BackendUnavailable, InvalidInput, ModelNotFound
 from common.passage import arrival
 from engine.messages import BACKGROUND_PRIORITY, Finished, Generate
 from inference.bodies import BatchRequest, InferRequest, Prompt
@@ -46,13 +46,15 @@ class Origin:
 async def with_model(name: str | None, work: Callable[[Model], Awaitable[T]]) -> T:
     """Do something with the model that a name means.
 
-    A name that this process remembers may have moved to another model, and the one before been deleted: then it is
-    looked up anew, and done with the model that it means now. Raises ApiError.
+    A name that this process remembers may have moved to another model, and the one before been deleted or unloaded:
+    then it is looked up anew, and done with the model that it means now. Raises ApiError.
     """
     model = await aresolve_model(name)
     try:
         return await work(model)
-    except ModelNotFound:
+    except (ModelNotFound, BackendUnavailable) as error:
+        if isinstance(error, BackendUnavailable) and error.details.get("reason") != UNLOADED:
+            raise
         forget_models()
         successor = await aresolve_model(name)
         if successor.pk == model.pk:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from django.conf import settings
 
-from common.errors import ApiError, BackendUnavailable, ModelLoadFailed
+from common.errors import UNLOADED, ApiError, BackendUnavailable, ModelLoadFailed
 from engine.messages import EngineConfig, Ready, RequestEvent
 from models_mgmt.engines import Engine
 from models_mgmt.presence import DeploymentReport
@@ -180,7 +180,9 @@ class EnginePool:
 
     def _load(self, model_id: str, slot: _Slot, load: _Load) -> Engine:
         prepared = 0.0
-        given_up = BackendUnavailable("The load was given up, since the model was unloaded meanwhile.")
+        given_up = BackendUnavailable(
+            "The load was given up, since the model was unloaded meanwhile.", details={"reason": UNLOADED}
+        )
 
         def say(progress: float, stage: str) -> None:
             nonlocal prepared

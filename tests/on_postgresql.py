@@ -1,7 +1,7 @@
 """Runs a command with a fresh PostgreSQL: `python -m tests.on_postgresql [OPTIONS OF PYTEST]`.
 
 The server is Debian's, or any on PATH; it lives in a folder that goes with it, listens on a socket there alone, and is
-run by the user postgres where we are root, as PostgreSQL wants it. Without arguments all tests that touch the database
+run by the user postgres where we are root, as PostgreSQL wants it. Unless tests are named, all that touch the database
 run in it. `--install` gets PostgreSQL with apt-get first, where there is none and we may.
 """
 
@@ -74,7 +74,8 @@ def main(arguments: list[str]) -> int:
         sys.stdout.write("SKIPPED the tests on PostgreSQL: no initdb in /usr/lib/postgresql or on PATH\n")
         return 0
     with running(programs) as url:
-        command = [sys.executable, "-m", "pytest", *_QUIETLY, *(arguments or _TESTS)]
+        tests = [] if any(Path(argument.partition("::")[0]).exists() for argument in arguments) else _TESTS
+        command = [sys.executable, "-m", "pytest", *_QUIETLY, *arguments, *tests]
         return subprocess.run(command, env={**os.environ, "DATABASE_URL": url}, check=False).returncode
 
 

@@ -81,6 +81,7 @@ MATRIX: dict[str, Row] = {
     "GET /api/v1/keys/{key_id}": Row("read", objects=a_key_of),
     "PATCH /api/v1/keys/{key_id}": Row("read", objects=a_key_of),
     "DELETE /api/v1/keys/{key_id}": Row("read", objects=a_key_of),
+    "GET /api/v1/keys/{key_id}/limits": Row("read", objects=a_key_of),
     "POST /api/v1/keys/{key_id}/rotate": Row("read", objects=a_key_of),
     "GET /api/v1/audit": Row("admin"),
     # inference

@@ -79,7 +79,12 @@ async def test_an_administrator_sees_everybodys_and_can_pick(client: AsyncClient
     ada = await make_user()
     key = await make_key(ada)
     bob = await make_user(Role.VIEWER, username="bob")
-    await add(spent(user_id=bob.pk, key_id=99), spent(user_id=ada.pk), spent(user_id=0, key_id=0), spent(user_id=555))
+    await add(
+        spent(user_id=bob.pk, key_id=99),
+        spent(user_id=ada.pk),
+        spent(user_id=0, key_id=0),
+        spent(user_id=bob.pk + 1000),
+    )
     assert (await ask(client, key)).json()["total_entries"] == 4
     (row,) = (await ask(client, key, user="bob")).json()["usage"]
     assert (row["user"], row["key"]) == ("bob", {"id": 99, "name": None, "prefix": None})

@@ -180,11 +180,15 @@ def test_a_key_is_made_seen_once_used_and_revoked(admin: Screen) -> None:
     key = page.locator("#new-key").inner_text()
     assert KEY.fullmatch(key)
     page.get_by_role("button", name="I have copied it").click()
+    expect(page.locator("#new-key")).to_have_count(0)
     row = page.locator("#keys tr", has_text="of the dashboard")
     expect(row.locator(".badge")).to_have_text("active")
     assert key not in page.content()
     models = f"{admin.site.url}/api/v1/models"
     assert httpx.get(models, headers={"X-API-Key": key}).status_code == 200
+    row.get_by_role("button", name="Limits").click()
+    expect(page.get_by_role("img", name="models: 1 of 1,000")).to_be_visible()
+    page.get_by_role("button", name="Close").click()
 
     row.get_by_role("button", name="Revoke").click()
     page.get_by_role("dialog").get_by_role("button", name="Revoke").click()

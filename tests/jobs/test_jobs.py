@@ -184,7 +184,7 @@ def test_a_revoked_key_stops_its_jobs(paced_jobs: JobServer) -> None:
 
 
 def test_a_spent_budget_lets_the_job_wait(jobs: JobServer) -> None:
-    limited = {"name": "little", "permissions": ["write"], "token_budget": 120, "token_budget_window": 3600}
+    limited = {"name": "little", "permissions": ["write"], "token_budget": 400, "token_budget_window": 3600}
     made = jobs.ask("POST", "/keys", json=limited)
     client = httpx.Client(base_url=f"{jobs.url}/api/v1", headers={"Authorization": f"Bearer {made['key']}"})
     lines = "\n".join(json.dumps({"text": "one two", "max_tokens": 20}) for _ in range(50))
@@ -193,7 +193,7 @@ def test_a_spent_budget_lets_the_job_wait(jobs: JobServer) -> None:
 
     waiting = jobs.wait(job["id"], lambda job: job["waits"] is not None and job["progress"]["completed"] > 0)
     assert waiting["waits"]["for"] == "token_budget"
-    assert waiting["usage"]["prompt_tokens"] + waiting["usage"]["tokens_generated"] <= 120
+    assert waiting["usage"]["prompt_tokens"] + waiting["usage"]["tokens_generated"] <= 400
     assert jobs.ask("DELETE", f"/jobs/{job['id']}")["job"]["progress"]["failed"] == 0
 
 

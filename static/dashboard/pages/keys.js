@@ -32,10 +32,34 @@ function row(key) {
     h("td.nowrap", { title: format.dateTime(key.last_used_at) }, key.last_used_at ? format.ago(key.last_used_at) : "never"),
     h("td.nowrap", { title: format.dateTime(key.expires_at) }, key.expires_at ? format.day(key.expires_at) : "never"),
     h("td", {}, h("div.actions", {}, ...(key.state === "active" ? [
+      h("button.compact", { type: "button", "aria-label": `Limits of ${key.name}`, onclick: () => showLimits(key) }, "Limits …"),
       h("button.compact", { type: "button", "aria-label": `Rotate ${key.name}`, onclick: () => rotate(key) }, "Rotate …"),
       h("button.compact.danger", { type: "button", "aria-label": `Revoke ${key.name}`, onclick: () => revoke(key) }, "Revoke …"),
     ] : []))),
   ]];
+}
+
+/** How much of its limits a key has used. */
+async function showLimits(key) {
+  let told;
+  try {
+    told = await api(`keys/${key.id}/limits`);
+  } catch (error) {
+    tell(error);
+    return;
+  }
+  const { budget } = told;
+  const lines = told.limits.map(({ group, limit, used, reset }) => [group, used, limit, reset]);
+  if (budget) lines.unshift(["tokens", budget.used, budget.tokens, budget.reset]);
+  const dialog = h("dialog", { "aria-label": `Limits of ${key.name}`, onclose: () => dialog.remove() }, h("div.stack", {},
+    h("div.row.apart", {}, h("h2", {}, `Limits of ${key.name}`), h("button", { type: "button", onclick: () => dialog.close() }, "Close")),
+    h("div.gpu", {}, h("div.figures", {}, ...lines.flatMap(([name, used, limit, reset]) => [
+      h("span", { title: reset ? `until ${format.dateTime(reset * 1000)}` : null }, name),
+      h(`div.meter${used >= limit ? ".bad" : used > limit * 0.8 ? ".warn" : ""}`, { role: "img", "aria-label": `${name}: ${format.count(used)} of ${format.count(limit)}` }, h("i", { style: { width: `${limit ? Math.min(100, (used / limit) * 100) : 0}%` } })),
+      h("span.number", {}, `${format.count(used)} of ${format.count(limit)}`),
+    ])))));
+  document.body.append(dialog);
+  dialog.showModal();
 }
 
 /** The one time that a key is seen. */

@@ -73,5 +73,7 @@ if (asked.get("id")?.startsWith("req_")) showTimeline(asked.get("id"));
 const follow = settled(() => {
   if (find("#follow").checked && !document.hidden && !find("dialog") && document.querySelectorAll("#requests tbody tr").length <= 100) show();
 }, 1_500);
+// A request is listed a moment after its event: records are written together.
+setInterval(follow, 10_000);
 for (const name of ["inference_completed", "inference_failed", "inference_cancelled"]) live.on(name, follow);
 live.onBack(show).watch(["inference_events"]);
